@@ -104,7 +104,8 @@ impl App {
         Box::pin(upgrade::take_over(&connection)).await?;
         // Up to this point, an older Forebay could still use the directory.
         dir.begin_format().map_err(directory_error)?;
-        let states = AccountStates::read(&connection, workers.saved_names()).await?;
+        let states =
+            AccountStates::read(&connection, workers.unknown_states(SystemClock.now())).await?;
         let book = OrderBook::read(&connection).await?;
         let workers = forebay_workers::Config {
             idle: dir.idle(),

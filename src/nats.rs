@@ -2,6 +2,7 @@
 
 pub mod server;
 
+pub mod bucket;
 pub mod connection;
 pub mod permissions;
 pub mod streams;

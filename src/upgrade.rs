@@ -6,8 +6,8 @@
 //!
 //! Each step can be repeated, so a process that ends in the middle loses nothing.
 
-use anyhow::{Context as _, anyhow};
-use async_nats::jetstream::kv::{self, Store};
+use anyhow::Context as _;
+use async_nats::jetstream::kv::Store;
 use forebay_workers::accounts::AccountState;
 use forebay_workers::queue::jetstream::take_over_schedules;
 use forebay_workers::{CancelledJobs, PauseTarget};
@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use crate::cluster::account_state;
 use crate::control::controls;
 use crate::control::controls::ControlOrder;
+use crate::nats::bucket::{Bucket, BucketEntry};
 use crate::nats::connection::{Connection, Error};
 use crate::nats::streams;
 
@@ -43,15 +44,15 @@ pub async fn take_over(connection: &Connection) -> Result<(), Error> {
 async fn take_over_buckets(connection: &Connection) -> anyhow::Result<()> {
     let names = &connection.names;
     if let Some(old) = bucket(connection, names.format_1_accounts_bucket()).await? {
-        let store = account_state::make(connection).await?;
-        copy(&old, &store, account_entry)
+        let today = account_state::open(connection).await?;
+        copy(&old, &today, account_entry)
             .await
             .context("the state of accounts")?;
         delete(connection, names.format_1_accounts_bucket()).await?;
     }
     if let Some(old) = bucket(connection, names.format_1_controls_bucket()).await? {
-        let store = controls::make(connection).await?;
-        copy(&old, &store, order_entry)
+        let today = controls::open(connection).await?;
+        copy(&old, &today, order_entry)
             .await
             .context("what is paused and cancelled")?;
         delete(connection, names.format_1_controls_bucket()).await?;
@@ -76,13 +77,13 @@ async fn delete(connection: &Connection, name: String) -> anyhow::Result<()> {
 }
 
 /// The key and the value of an entry in today's words.
-type BucketEntry = (String, Vec<u8>);
+type FormerEntry = (String, Vec<u8>);
 
 /// Copies each entry in today's words, unless it was copied before.
 async fn copy(
     old: &Store,
-    store: &Store,
-    renamed: impl Fn(&str, &[u8]) -> serde_json::Result<BucketEntry>,
+    bucket: &Bucket,
+    renamed: impl Fn(&str, &[u8]) -> serde_json::Result<FormerEntry>,
 ) -> anyhow::Result<()> {
     let keys = old.keys().await?;
     let keys: Vec<String> = keys.try_collect().await?;
@@ -91,11 +92,11 @@ async fn copy(
             continue;
         };
         match renamed(&key, &value) {
-            Ok((key, value)) => match store.create(&key, value.into()).await {
-                Ok(_) => {}
-                Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => {}
-                Err(error) => return Err(anyhow!(error)),
-            },
+            Ok((key, value)) => {
+                if let BucketEntry::Missing { revision } = bucket.get(&key).await? {
+                    bucket.put(&key, value.into(), revision, None).await?;
+                }
+            }
             Err(error) => {
                 warn!(key, %error, "an entry of Forebay 0.1 is not understood, and is left out")
             }
@@ -104,7 +105,7 @@ async fn copy(
     Ok(())
 }
 
-fn account_entry(key: &str, value: &[u8]) -> serde_json::Result<BucketEntry> {
+fn account_entry(key: &str, value: &[u8]) -> serde_json::Result<FormerEntry> {
     let state: AccountState = serde_json::from_slice(value)?;
     Ok((key.to_owned(), serde_json::to_vec(&state)?))
 }
@@ -126,7 +127,7 @@ enum FormerOrder {
     Cancel { what: CancelledJobs, at: Timestamp },
 }
 
-fn order_entry(_: &str, value: &[u8]) -> serde_json::Result<BucketEntry> {
+fn order_entry(_: &str, value: &[u8]) -> serde_json::Result<FormerEntry> {
     let order = match serde_json::from_slice(value)? {
         FormerOrder::Pause(FormerPausable::Pool(name)) => {
             ControlOrder::Pause(PauseTarget::Pool(name))

@@ -17,5 +17,7 @@ pub const MESSAGE_HEADER: &str = "Forebay-Message";
 /// The header that names the object with the job or the completion, where no message can hold it.
 /// The object's name begins with the team's name and a slash.
 pub const OBJECT_HEADER: &str = "Forebay-Object";
+/// The header of a value of Forebay's own state: a code over its subject and its bytes, which no other program can compute.
+pub const TAG_HEADER: &str = "Forebay-Tag";
 /// The header of a reply without a result: the worker has the job and calls it, or will.
 pub const IN_PROGRESS_HEADER: &str = "Forebay-In-Progress";

@@ -53,6 +53,21 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
+/// Returns the bytes of lower-case hexadecimal digits; `None` if the text is no such number of bytes.
+pub fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    if !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    let digit = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    let byte = |pair: &[u8]| Some(digit(pair[0])? << 4 | digit(pair[1])?);
+    digits.chunks_exact(2).map(byte).collect()
+}
+
 /// Returns the first 32 hex digits of the SHA-256 of `bytes`, which identify them.
 pub fn digest(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes)[..16])

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use async_nats::jetstream::context::CreateKeyValueError;
-use async_nats::jetstream::kv::{self, Store};
 use forebay_workers::accounts::AccountState;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
+use crate::nats::bucket::{self, Bucket, BucketEntry, BucketSettings, BucketWrite};
 use crate::nats::connection::{Connection, Error};
 use crate::worker::JetStreamWorker;
 
@@ -49,8 +48,7 @@ pub fn writer() -> (StateWriter, FlushRequests) {
 /// The bucket, and its known contents by name.
 #[derive(Debug)]
 pub struct AccountStates {
-    connection: Connection,
-    store: Store,
+    bucket: Bucket,
     written: HashMap<String, WrittenState>,
 }
 
@@ -63,31 +61,41 @@ struct WrittenState {
 }
 
 impl AccountStates {
-    /// Reads what an earlier process stored under these names. An entry that cannot be parsed
-    /// counts as a default state.
+    /// Reads what an earlier process stored under these names. `unknown` has, for each name, the state that counts where a
+    /// value that Forebay did not write replaced the true one.
     ///
     /// # Errors
     /// Returns an error when the bucket cannot be created or read.
-    pub async fn read(connection: &Connection, names: Vec<String>) -> Result<Self, Error> {
+    pub async fn read(
+        connection: &Connection,
+        unknown: HashMap<String, AccountState>,
+    ) -> Result<Self, Error> {
         let failed =
             |problem: String| Error::Unreachable(anyhow!("what is known of limits: {problem}"));
-        let store = make(connection)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let bucket = open(connection).await;
+        let bucket = bucket.map_err(|error| failed(error.to_string()))?;
         let mut written = HashMap::new();
-        for name in names {
-            let entry = store.entry(&name).await;
+        for (name, unknown) in unknown {
+            let entry = bucket.get(&name).await;
             let entry = entry.map_err(|error| failed(error.to_string()))?;
-            let revision = entry.as_ref().map_or(0, |entry| entry.revision);
-            let put = entry.filter(|entry| entry.operation == kv::Operation::Put);
-            let state = put.map(|entry| parse_state(&name, &entry.value));
+            let revision = entry.revision();
+            let state = match entry {
+                BucketEntry::Missing { .. } => None,
+                BucketEntry::Ours { value, .. } => {
+                    Some(parse_state(&name, &value).unwrap_or(unknown))
+                }
+                BucketEntry::Foreign { .. } => {
+                    warn!(
+                        name,
+                        "what was known of these limits was replaced by a value that Forebay did not write: long limits count \
+                         as spent, and keys stay disabled until `forebay accounts enable`"
+                    );
+                    Some(unknown)
+                }
+            };
             written.insert(name, WrittenState { state, revision });
         }
-        Ok(Self {
-            connection: connection.clone(),
-            store,
-            written,
-        })
+        Ok(Self { bucket, written })
     }
 
     /// Returns the known states, by name.
@@ -164,53 +172,53 @@ impl AccountStates {
             let Ok(value) = serde_json::to_vec(&state) else {
                 continue;
             };
-            let revision = written.revision;
-            let stored = self.store.update(&name, value.into(), revision);
+            let stored = self.bucket.put(&name, value.into(), written.revision, None);
             match stored.await {
-                Ok(revision) => {
+                Ok(BucketWrite::Stored(revision)) => {
                     *written = WrittenState {
                         state: Some(state),
                         revision,
                     };
                     worker.confirm(&name);
+                    continue;
                 }
+                Ok(BucketWrite::Conflict) => debug!(name, "another value is there"),
                 Err(error) => {
                     warn!(name, %error, "what is known of these limits cannot be written down yet");
-                    all = false;
-                    // It may have been stored all the same.
-                    written.state = None;
-                    // Another process may have written the entry, or the bucket was deleted.
-                    // Reading the revision lets the next write succeed.
-                    match self.store.entry(&name).await {
-                        Ok(entry) => written.revision = entry.map_or(0, |entry| entry.revision),
-                        Err(_) => match make(&self.connection).await {
-                            Ok(_) => written.revision = 0,
-                            Err(error) => {
-                                warn!(%error, "the bucket of what is known of limits cannot be made");
-                            }
-                        },
+                    // The bucket may have been lost with the store.
+                    if let Err(error) = self.bucket.ensure().await {
+                        warn!(%error, "the bucket of what is known of limits cannot be made");
                     }
                 }
+            }
+            all = false;
+            // It may have been stored all the same, or a foreign value is there. With its revision the next write replaces
+            // it.
+            written.state = None;
+            if let Ok(entry) = self.bucket.get(&name).await {
+                written.revision = entry.revision();
             }
         }
         all
     }
 }
 
-fn parse_state(name: &str, value: &[u8]) -> AccountState {
-    serde_json::from_slice(value).unwrap_or_else(|error| {
-        warn!(name, %error, "what was known of these limits is not understood");
-        AccountState::default()
-    })
+fn parse_state(name: &str, value: &[u8]) -> Option<AccountState> {
+    let parsed = serde_json::from_slice(value);
+    parsed
+        .inspect_err(
+            |error| warn!(name, %error, "what was known of these limits is not understood"),
+        )
+        .ok()
 }
 
-/// Creates the bucket if it does not exist.
-pub(crate) async fn make(connection: &Connection) -> Result<Store, CreateKeyValueError> {
-    let bucket = connection.names.accounts_bucket();
-    let config = kv::Config {
-        bucket,
-        history: 1,
-        ..kv::Config::default()
+/// Opens the bucket. Creates it if it does not exist.
+pub(crate) async fn open(connection: &Connection) -> Result<Bucket, bucket::Error> {
+    let settings = BucketSettings {
+        name: connection.names.accounts_bucket(),
+        max_age: Duration::ZERO,
+        has_ttl: false,
     };
-    connection.context.create_or_update_key_value(config).await
+    let is_state = |_: &str, value: &[u8]| serde_json::from_slice::<AccountState>(value).is_ok();
+    Bucket::open(&connection.context, &settings, is_state).await
 }

@@ -15,6 +15,9 @@
 //! message that names the host and the process. If it is not renewed for 12 seconds, the key is taken over although it still
 //! exists: servers that ignore the time to live would otherwise keep it for ever.
 //!
+//! A value that Forebay did not write ends no lease. Its holder puts its own value back. A process that waits cannot know
+//! whether there is a holder, so it waits for 12 seconds without a sign of one.
+//!
 //! # Invariants
 //!
 //! - The lease is lost when another process holds the key, and only then. While NATS is away no process can take
@@ -28,16 +31,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::kv::{self, Store};
-use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
+use crate::nats::bucket::{self, Bucket, BucketEntry, BucketSettings, BucketWrite};
 use crate::nats::connection::{Connection, Error};
 
 /// The key of the lease.
@@ -49,10 +50,13 @@ const TTL: Duration = Duration::from_secs(9);
 const RENEW_INTERVAL: Duration = Duration::from_secs(3);
 /// The time without renewal after which a lease is taken over, even if its key still exists.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(12);
+/// The interval at which a process that wants the lease looks at it.
+const CLAIM_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The holder of a lease. It is named in the message of a second process, and identifies one's own
 /// key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct LeaseHolder {
     host: String,
     pid: u32,
@@ -60,10 +64,21 @@ struct LeaseHolder {
     nonce: u64,
 }
 
+impl LeaseHolder {
+    fn this_process() -> Self {
+        let uname = rustix::system::uname();
+        Self {
+            host: uname.nodename().to_string_lossy().into_owned(),
+            pid: std::process::id(),
+            nonce: rand::rng().random(),
+        }
+    }
+}
+
 /// The lease of the worker, held by this process.
 #[derive(Debug)]
 pub struct WorkerLease {
-    store: Store,
+    bucket: Bucket,
     lost: CancellationToken,
     renewal: tokio::task::JoinHandle<()>,
     /// The key's revision, as far as it is known.
@@ -77,57 +92,41 @@ impl WorkerLease {
     /// Returns an error when another worker holds it, or when NATS does not answer.
     pub async fn take(connection: &Connection) -> Result<Self, Error> {
         let failed = |problem: String| Error::Unreachable(anyhow!("the worker's seat: {problem}"));
-        let config = kv::Config {
-            bucket: connection.names.nodes_bucket(),
-            history: 1,
-            limit_markers: Some(TTL),
-            ..kv::Config::default()
-        };
-        let store = connection
-            .context
-            .create_or_update_key_value(config)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        let host = rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned();
-        let me = LeaseHolder {
-            host,
-            pid: std::process::id(),
-            nonce: rand::rng().random(),
-        };
-        let value =
-            Bytes::from(serde_json::to_vec(&me).map_err(|error| failed(error.to_string()))?);
-        let mut others = None;
+        let bucket = open(connection).await;
+        let bucket = bucket.map_err(|error| failed(error.to_string()))?;
+        let me = LeaseHolder::this_process();
+        let value = serde_json::to_vec(&me).map_err(|error| failed(error.to_string()))?;
+        let value = Bytes::from(value);
+        let mut claim = LeaseClaim::default();
         let revision = loop {
-            match claim(connection, &store, &value, others)
-                .await
-                .map_err(&failed)?
-            {
-                LeaseClaim::Ours(revision) => break revision,
-                LeaseClaim::Taken(revision) => match others {
-                    None => others = Some((revision, Instant::now())),
-                    // A living holder has renewed it meanwhile.
-                    Some((seen, _)) if seen != revision => {
-                        return Err(taken_error(connection, holder(&store).await.ok().flatten()));
+            let entry = bucket.get(KEY).await;
+            let entry = entry.map_err(|error| failed(error.to_string()))?;
+            match claim.judge(&entry) {
+                ClaimStep::Take => {
+                    let write = bucket
+                        .put(KEY, value.clone(), entry.revision(), Some(TTL))
+                        .await;
+                    match write.map_err(|error| failed(error.to_string()))? {
+                        BucketWrite::Stored(revision) => break revision,
+                        // Another process was faster, or a foreign value came. The next look decides.
+                        BucketWrite::Conflict => {}
                     }
-                    Some(_) => {}
-                },
+                }
+                ClaimStep::Wait => {}
+                ClaimStep::GiveUp => return Err(taken_error(connection, holder(&entry))),
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::time::sleep(CLAIM_INTERVAL).await;
         };
         let (lost, revision) = (CancellationToken::new(), Arc::new(AtomicU64::new(revision)));
         let renewal = LeaseRenewal {
-            connection: connection.clone(),
-            store: store.clone(),
+            bucket: bucket.clone(),
             me,
             value,
             revision: Arc::clone(&revision),
         };
         let renewal = tokio::spawn(renewal.run(lost.clone()));
         Ok(Self {
-            store,
+            bucket,
             lost,
             renewal,
             revision,
@@ -135,14 +134,14 @@ impl WorkerLease {
     }
 
     /// Returns true if a process holds the lease, or if its key cannot be read. Returns false if
-    /// the bucket cannot be opened.
+    /// the bucket does not exist.
     pub async fn is_taken(connection: &Connection) -> bool {
-        match connection
-            .context
-            .get_key_value(connection.names.nodes_bucket())
-            .await
-        {
-            Ok(store) => !matches!(store.get(KEY).await, Ok(None)),
+        let stream = format!("KV_{}", connection.names.nodes_bucket());
+        match connection.context.get_stream(&stream).await {
+            Ok(_) => match open(connection).await {
+                Ok(bucket) => !matches!(bucket.get(KEY).await, Ok(BucketEntry::Missing { .. })),
+                Err(_) => true,
+            },
             Err(_) => false,
         }
     }
@@ -164,9 +163,9 @@ impl WorkerLease {
             return;
         }
         let revision = self.revision.load(Ordering::Relaxed);
-        let purged = self.store.purge_expect_revision(KEY, Some(revision));
+        let purged = self.bucket.purge(KEY, revision);
         match tokio::time::timeout(RENEW_INTERVAL, purged).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(_)) => {}
             Ok(Err(error)) => warn!(%error, "the worker's seat stays taken for some seconds"),
             Err(_) => {
                 warn!("NATS does not answer, so the worker's seat stays taken for some seconds")
@@ -175,60 +174,64 @@ impl WorkerLease {
     }
 }
 
-/// The result of claiming the lease.
-enum LeaseClaim {
-    /// This process holds it, at this revision.
-    Ours(u64),
-    /// Another process holds it, at this revision.
-    Taken(u64),
+/// Opens the bucket of leases. Creates it if it does not exist.
+async fn open(connection: &Connection) -> Result<Bucket, bucket::Error> {
+    let settings = BucketSettings {
+        name: connection.names.nodes_bucket(),
+        max_age: Duration::ZERO,
+        has_ttl: true,
+    };
+    let is_holder = |_: &str, value: &[u8]| serde_json::from_slice::<LeaseHolder>(value).is_ok();
+    Bucket::open(&connection.context, &settings, is_holder).await
 }
 
-/// Takes the lease if it is free, or if its holder has not renewed it for longer than
-/// `LEASE_TIMEOUT` since `seen`.
-///
-/// The same publish sets the time to live. The client's own `create` falls back to an update
-/// without one where a marker of an earlier holder is stored.
-async fn claim(
-    connection: &Connection,
-    store: &Store,
-    value: &Bytes,
-    seen: Option<(u64, Instant)>,
-) -> Result<LeaseClaim, String> {
-    let entry = store.entry(KEY).await;
-    let entry = entry.map_err(|error| error.to_string())?;
-    let held = entry
-        .as_ref()
-        .filter(|entry| entry.operation == kv::Operation::Put);
-    if let Some(held) = held {
-        let is_expired =
-            seen.is_some_and(|(seen, at)| seen == held.revision && at.elapsed() > LEASE_TIMEOUT);
-        if !is_expired {
-            return Ok(LeaseClaim::Taken(held.revision));
-        }
-    }
-    let expected = entry.map_or(0, |entry| entry.revision);
-    match put(connection, value.clone(), expected).await {
-        Ok(revision) => Ok(LeaseClaim::Ours(revision)),
-        Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
-            Ok(LeaseClaim::Taken(0))
-        }
-        Err(error) => Err(error.to_string()),
-    }
+/// The next step of a process that wants the lease.
+#[derive(Debug, PartialEq, Eq)]
+enum ClaimStep {
+    /// It may take the lease at the revision that it sees.
+    Take,
+    /// It cannot know yet.
+    Wait,
+    /// A living process holds the lease.
+    GiveUp,
 }
 
-/// Writes the key with its time to live, if it still has the expected revision.
-async fn put(connection: &Connection, value: Bytes, expected: u64) -> Result<u64, PublishError> {
-    let subject = format!("$KV.{}.{KEY}", connection.names.nodes_bucket());
-    let message = PublishMessage::build()
-        .payload(value)
-        .expected_last_subject_sequence(expected)
-        .ttl(TTL);
-    let ack = connection
-        .context
-        .send_publish(subject, message)
-        .await?
-        .await?;
-    Ok(ack.sequence)
+/// What a process that wants the lease has seen of it.
+#[derive(Debug, Default)]
+struct LeaseClaim {
+    /// The revision of the first holder's value that was seen.
+    holder: Option<u64>,
+    /// When the last sign of a holder, or the first foreign value, was seen.
+    since: Option<Instant>,
+}
+
+impl LeaseClaim {
+    /// Decides by the entry that is seen now.
+    fn judge(&mut self, entry: &BucketEntry) -> ClaimStep {
+        match entry {
+            BucketEntry::Missing { .. } => ClaimStep::Take,
+            BucketEntry::Ours { revision, .. } => match self.holder {
+                // A living holder has renewed it meanwhile.
+                Some(seen) if seen != *revision => ClaimStep::GiveUp,
+                Some(_) => self.take_after_timeout(),
+                None => {
+                    (self.holder, self.since) = (Some(*revision), Some(Instant::now()));
+                    ClaimStep::Wait
+                }
+            },
+            BucketEntry::Foreign { .. } => {
+                self.since.get_or_insert_with(Instant::now);
+                self.take_after_timeout()
+            }
+        }
+    }
+
+    fn take_after_timeout(&self) -> ClaimStep {
+        match self.since {
+            Some(since) if since.elapsed() > LEASE_TIMEOUT => ClaimStep::Take,
+            _ => ClaimStep::Wait,
+        }
+    }
 }
 
 fn taken_error(connection: &Connection, by: Option<LeaseHolder>) -> Error {
@@ -241,14 +244,15 @@ fn taken_error(connection: &Connection, by: Option<LeaseHolder>) -> Error {
     ))
 }
 
-async fn holder(store: &Store) -> Result<Option<LeaseHolder>, kv::EntryError> {
-    let value = store.get(KEY).await?;
-    Ok(value.and_then(|value| serde_json::from_slice(&value).ok()))
+fn holder(entry: &BucketEntry) -> Option<LeaseHolder> {
+    match entry {
+        BucketEntry::Ours { value, .. } => serde_json::from_slice(value).ok(),
+        _ => None,
+    }
 }
 
 struct LeaseRenewal {
-    connection: Connection,
-    store: Store,
+    bucket: Bucket,
     me: LeaseHolder,
     value: Bytes,
     revision: Arc<AtomicU64>,
@@ -257,58 +261,70 @@ struct LeaseRenewal {
 impl LeaseRenewal {
     /// Renews the lease until another process holds it.
     ///
-    /// While NATS is away no process can take the lease, so this one keeps it. If the key is gone
-    /// afterwards, it is created again unless another process was faster.
+    /// While NATS is away no process can take the lease, so this one keeps it.
     async fn run(self, lost: CancellationToken) {
         loop {
             tokio::time::sleep(RENEW_INTERVAL).await;
             match self.renew().await {
-                Ok(revision) => self.revision.store(revision, Ordering::Relaxed),
+                Ok(true) => {}
+                Ok(false) => {
+                    error!("another worker has the seat");
+                    lost.cancel();
+                    return;
+                }
                 Err(problem) => {
                     warn!(%problem, "the worker's seat cannot be renewed yet");
-                    if self.is_held_by_other().await {
-                        error!("another worker has the seat");
-                        lost.cancel();
-                        return;
+                    // The bucket may have been lost with the store.
+                    if let Err(problem) = self.bucket.ensure().await {
+                        debug!(%problem, "the bucket of the seat cannot be made again yet");
                     }
                 }
             }
         }
     }
 
-    /// Renews the lease by a compare-and-set publish, which sets the time to live. A plain update
-    /// would drop it.
-    async fn renew(&self) -> Result<u64, String> {
-        let revision = self.revision.load(Ordering::Relaxed);
-        put(&self.connection, self.value.clone(), revision)
-            .await
-            .map_err(|error| error.to_string())
+    /// Renews the lease. Returns false if another process holds it.
+    async fn renew(&self) -> Result<bool, bucket::Error> {
+        let expected = self.revision.load(Ordering::Relaxed);
+        if self.write(expected).await? {
+            return Ok(true);
+        }
+        let entry = self.bucket.get(KEY).await?;
+        match &entry {
+            BucketEntry::Ours { revision, .. } => {
+                // One's own value was stored although its acknowledgement was lost.
+                let is_mine = holder(&entry).is_some_and(|holder| holder == self.me);
+                if is_mine {
+                    self.revision.store(*revision, Ordering::Relaxed);
+                }
+                Ok(is_mine)
+            }
+            BucketEntry::Missing { revision } => {
+                self.write(*revision).await?;
+                Ok(true)
+            }
+            BucketEntry::Foreign { revision } => {
+                // It is foreign too if another process made a lost bucket again.
+                self.bucket.ensure().await?;
+                if let BucketEntry::Ours { .. } = self.bucket.get(KEY).await? {
+                    return Ok(false);
+                }
+                warn!("a value that Forebay did not write was under the worker's seat");
+                self.write(*revision).await?;
+                Ok(true)
+            }
+        }
     }
 
-    /// Returns true if another process holds the key. One's own key is adopted: it was renewed by a
-    /// publish whose acknowledgement was lost. A missing key is created.
-    async fn is_held_by_other(&self) -> bool {
-        let Ok(entry) = self.store.entry(KEY).await else {
-            return false;
-        };
-        let entry = entry.filter(|entry| entry.operation == kv::Operation::Put);
-        if let Some(entry) = entry {
-            let mine = serde_json::from_slice::<LeaseHolder>(&entry.value)
-                .is_ok_and(|other| other == self.me);
-            if mine {
-                self.revision.store(entry.revision, Ordering::Relaxed);
+    /// Writes the value at the expected revision. Returns false if the key has another one.
+    async fn write(&self, expected: u64) -> Result<bool, bucket::Error> {
+        let value = self.value.clone();
+        match self.bucket.put(KEY, value, expected, Some(TTL)).await? {
+            BucketWrite::Stored(revision) => {
+                self.revision.store(revision, Ordering::Relaxed);
+                Ok(true)
             }
-            return !mine;
+            BucketWrite::Conflict => Ok(false),
         }
-        let Self {
-            connection,
-            store,
-            value,
-            ..
-        } = self;
-        if let Ok(LeaseClaim::Ours(revision)) = claim(connection, store, value, None).await {
-            self.revision.store(revision, Ordering::Relaxed);
-        }
-        false
     }
 }

@@ -3,25 +3,26 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use async_nats::jetstream::context::CreateKeyValueError;
-use async_nats::jetstream::kv::{self, Store};
 use forebay_schemas::subjects::hex;
 use forebay_workers::{CancelledJobs, PauseTarget, WorkerControls};
-use futures::TryStreamExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
+use crate::nats::bucket::{self, Bucket, BucketEntry, BucketSettings, BucketWrite};
 use crate::nats::connection::{Connection, Error};
 
 /// The time for which an order is kept if it is not revoked. No job waits longer.
 const ORDER_MAX_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
+/// Tries to replace a key's value while other writers replace it too.
+const MAX_CONFLICTS: usize = 8;
+
 /// The bucket of orders, and the same orders as the worker follows them.
 #[derive(Debug, Clone)]
 pub struct OrderBook {
-    store: Store,
+    bucket: Bucket,
     controls: WorkerControls,
 }
 
@@ -51,31 +52,27 @@ impl OrderBook {
     /// Returns an error when the bucket cannot be created or read.
     pub async fn read(connection: &Connection) -> Result<Self, Error> {
         let failed = |problem: String| Error::Unreachable(anyhow!("operators' orders: {problem}"));
-        let store = make(connection)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let bucket = open(connection).await;
+        let bucket = bucket.map_err(|error| failed(error.to_string()))?;
         let controls = WorkerControls::default();
-        let keys = store
-            .keys()
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        let keys: Vec<_> = keys
-            .try_collect()
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        for key in keys {
-            let value = store
-                .get(key.as_str())
-                .await
-                .map_err(|error| failed(error.to_string()))?;
-            match value.as_deref().map(serde_json::from_slice) {
-                Some(Ok(ControlOrder::Pause(what))) => controls.pause(what),
-                Some(Ok(ControlOrder::Cancel { what, at })) => controls.cancel(what, at),
-                Some(Err(error)) => warn!(key, %error, "an order is not understood"),
-                None => {}
+        let keys = bucket.keys().await;
+        for key in keys.map_err(|error| failed(error.to_string()))? {
+            let entry = bucket.get(&key).await;
+            let value = match entry.map_err(|error| failed(error.to_string()))? {
+                BucketEntry::Ours { value, .. } => value,
+                BucketEntry::Missing { .. } => continue,
+                BucketEntry::Foreign { .. } => {
+                    warn!(key, "an order that Forebay did not write is left out");
+                    continue;
+                }
+            };
+            match serde_json::from_slice(&value) {
+                Ok(ControlOrder::Pause(what)) => controls.pause(what),
+                Ok(ControlOrder::Cancel { what, at }) => controls.cancel(what, at),
+                Err(error) => warn!(key, %error, "an order is not understood"),
             }
         }
-        Ok(Self { store, controls })
+        Ok(Self { bucket, controls })
     }
 
     /// Returns the orders that the worker follows.
@@ -99,10 +96,8 @@ impl OrderBook {
     /// restart.
     pub async fn resume(&self, what: &PauseTarget) -> Result<(), String> {
         self.controls.resume(what);
-        self.store
-            .purge(ControlOrder::Pause(what.clone()).key())
-            .await
-            .map_err(|error| error.to_string())
+        let key = ControlOrder::Pause(what.clone()).key();
+        self.replace(&key, None).await
     }
 
     /// Cancels jobs that were published until `at`.
@@ -116,11 +111,23 @@ impl OrderBook {
 
     async fn store_order(&self, order: &ControlOrder) -> Result<(), String> {
         let value = serde_json::to_vec(order).map_err(|error| error.to_string())?;
-        self.store
-            .put(order.key(), value.into())
-            .await
-            .map_err(|error| error.to_string())?;
-        Ok(())
+        self.replace(&order.key(), Some(value)).await
+    }
+
+    /// Writes a value under a key, or deletes it, whatever is there.
+    async fn replace(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), String> {
+        let text = |error: bucket::Error| error.to_string();
+        for _ in 0..MAX_CONFLICTS {
+            let revision = self.bucket.get(key).await.map_err(text)?.revision();
+            let write = match value.clone() {
+                Some(value) => self.bucket.put(key, value.into(), revision, None).await,
+                None => self.bucket.purge(key, revision).await,
+            };
+            if let BucketWrite::Stored(_) = write.map_err(text)? {
+                return Ok(());
+            }
+        }
+        Err("other values come all the time".to_owned())
     }
 }
 
@@ -129,14 +136,16 @@ fn key_of(verb: &str, what: &impl Serialize) -> String {
     format!("{verb}.{}", hex(&Sha256::digest(text)[..16]))
 }
 
-/// Creates the bucket if it does not exist.
-pub(crate) async fn make(connection: &Connection) -> Result<Store, CreateKeyValueError> {
-    let bucket = connection.names.controls_bucket();
-    let config = kv::Config {
-        bucket,
-        history: 1,
+/// Opens the bucket. Creates it if it does not exist.
+pub(crate) async fn open(connection: &Connection) -> Result<Bucket, bucket::Error> {
+    let settings = BucketSettings {
+        name: connection.names.controls_bucket(),
         max_age: ORDER_MAX_AGE,
-        ..kv::Config::default()
+        has_ttl: false,
     };
-    connection.context.create_or_update_key_value(config).await
+    let is_order = |key: &str, value: &[u8]| {
+        let order = serde_json::from_slice::<ControlOrder>(value);
+        order.is_ok_and(|order| order.key() == key)
+    };
+    Bucket::open(&connection.context, &settings, is_order).await
 }

@@ -172,6 +172,7 @@ impl Account {
             last_problem: None,
             spent_at,
             kept: false,
+            spent_of_new_models: SpentLimits::new(),
         };
         Arc::new(Self {
             config,

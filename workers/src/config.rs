@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use forebay_schemas::Lane;
+use jiff::Timestamp;
 
 use crate::accounts::{self, AccountState, Limit};
 use crate::addressing::SubjectRules;
@@ -30,7 +31,7 @@ pub struct Config {
     pub lane_weights: [(Lane, u64); 3],
     /// The time since another process may last have spent the limits; `None` if none did.
     pub idle: Option<Duration>,
-    /// The saved state of accounts and teams, by [`Config::saved_names`].
+    /// The saved state of accounts and teams, by an account's name, or `team.<team>` for a team with limits.
     pub saved_states: HashMap<String, AccountState>,
     /// True if the state is saved. Then nothing is spent of a limit over more than a minute that is not saved.
     pub kept: bool,
@@ -43,18 +44,21 @@ pub struct Config {
 }
 
 impl Config {
-    /// The names under which state is saved: an account's own, and `team.<team>` for a team with limits.
-    pub fn saved_names(&self) -> Vec<String> {
-        let capped = self
-            .teams
-            .iter()
-            .filter(|(_, team)| !team.limits.is_empty());
-        let teams = capped.map(|(name, _)| saved_name_of_team(name));
-        self.accounts
-            .iter()
-            .map(|account| account.name.clone())
-            .chain(teams)
-            .collect()
+    /// The state that counts under each name of a saved state where the true one is not known: keys are disabled, and
+    /// limits over more than a minute are spent.
+    pub fn unknown_states(&self, now: Timestamp) -> HashMap<String, AccountState> {
+        let mut states = HashMap::new();
+        for account in &self.accounts {
+            let state = AccountState::unknown(&account.keys, &account.limits, now);
+            states.insert(account.name.clone(), state);
+        }
+        for (name, team) in &self.teams {
+            if !team.limits.is_empty() {
+                let state = AccountState::unknown([], &team.limits, now);
+                states.insert(saved_name_of_team(name), state);
+            }
+        }
+        states
     }
 }
 

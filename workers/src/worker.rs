@@ -147,7 +147,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     }
 
     /// The state of each account and of each team's limits that outlives this process, by the names of
-    /// [`Config::saved_names`]. With `ahead`, what may be spent before the next call of this counts as spent.
+    /// [`Config::saved_states`]. With `ahead`, what may be spent before the next call of this counts as spent.
     pub fn saved_states(&self, ahead: bool) -> Vec<(String, AccountState)> {
         let moment = ClockPair {
             instant: Instant::now(),

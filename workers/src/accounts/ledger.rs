@@ -10,6 +10,7 @@ use super::circuit::CircuitBreaker;
 use super::learn::LearnedLimits;
 use super::limit::Amount;
 use super::meter::Meter;
+use super::saved::{ClockPair, SpentLimits};
 use super::state::{CallGate, ReadyState};
 use super::{Account, AccountTotals, Denied};
 use crate::accounts::token_correction::TokenCorrection;
@@ -34,6 +35,8 @@ pub(super) struct AccountLedger {
     pub(super) spent_at: Option<Instant>,
     /// True if spending of limits over more than a minute is persisted.
     pub(super) kept: bool,
+    /// Spent parts of the limits of each model that no saved state names.
+    pub(super) spent_of_new_models: SpentLimits,
 }
 
 #[derive(Debug)]
@@ -79,6 +82,10 @@ impl AccountLedger {
             let mut meter = meter.with_clock(&account.clock);
             if self.kept {
                 meter.keep();
+            }
+            if let Some(parts) = self.spent_of_new_models.get(&limit.key()) {
+                let wall = account.clock.now();
+                meter.resume(parts, ClockPair { instant: now, wall });
             }
             self.meters.push(meter);
             let meter = self.meters.len() - 1;

@@ -3,9 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use forebay_providers::cost::LimitDimension;
+
+/// Limits over longer periods do not count as spent at a start: that would cost a day where little was spent. They are
+/// persisted instead.
+pub(super) const LONGEST_SPENT_AT_START: Duration = Duration::from_secs(60);
 
 /// The way in which a provider counts a period, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +128,18 @@ impl Limit {
             Amount::PerPeriod { dimension, per, .. } => format!("{dimension} per {per:?}{shared}"),
             Amount::Concurrent(_) => format!("at once{shared}"),
         }
+    }
+
+    /// Returns this limit as spent for a whole period from `now` on, under its key; `None` if its spent parts are not saved.
+    pub(super) fn wholly_spent(&self, now: Timestamp) -> Option<(String, Vec<(Timestamp, u64)>)> {
+        let Amount::PerPeriod { limit, per, .. } = self.amount else {
+            return None;
+        };
+        if per <= LONGEST_SPENT_AT_START {
+            return None;
+        }
+        let returns_at = now.checked_add(per).unwrap_or(Timestamp::MAX);
+        Some((self.key(), vec![(returns_at, limit)]))
     }
 
     /// Returns true if this limit counts tokens.

@@ -42,16 +42,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::strategy::MeterStrategy;
-use super::limit::Amount;
+use super::limit::{Amount, LONGEST_SPENT_AT_START};
 use crate::accounts::meter::day::Days;
 use crate::accounts::meter::timing_margin::TimingMargin;
 use crate::accounts::meter::write_ahead::WriteAhead;
 use crate::clock::Clock;
 use forebay_providers::cost::{CallCost, LimitDimension};
 
-/// Limits over longer periods do not count as spent at a start: that would cost a day where little was spent. They are
-/// persisted instead.
-const LONGEST_SPENT_AT_START: Duration = Duration::from_secs(60);
 /// The number of no call.
 const NO_CALL: u64 = 0;
 /// The invariants are checked in debug builds while the meter has at most this many entries.

@@ -91,6 +91,11 @@ impl Account {
                 saved.models.insert(name.clone(), state);
             }
         }
+        saved.spent = ledger.spent_of_new_models.clone();
+        for parts in saved.spent.values_mut() {
+            parts.retain(|(at, _)| *at > moment.wall);
+        }
+        saved.spent.retain(|_, parts| !parts.is_empty());
         saved
     }
 
@@ -136,5 +141,7 @@ impl Account {
                 learned.resume(found, meters, moment.instant);
             }
         }
+        // Only now: the models above have their own spent parts.
+        ledger.spent_of_new_models = saved.spent.clone();
     }
 }

@@ -8,31 +8,58 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::accounts::AccountKey;
+use crate::accounts::limit::Limit;
+
 /// The spent parts of limits over more than a minute, by limit. Each part has the time at which it returns, and its
 /// amount.
 pub type SpentLimits = BTreeMap<String, Vec<(Timestamp, u64)>>;
 
 /// The state of an account, or of a team's limits, that outlives its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AccountState {
     /// The account's keys that may not be used, by name.
-    #[serde(default)]
     pub keys: BTreeMap<String, PausedState>,
     /// The account's models with a state worth saving, by name.
-    #[serde(default)]
     pub models: BTreeMap<String, ModelState>,
-    /// The spent parts of a team's limits. Those of an account are in its models.
-    #[serde(default)]
+    /// The spent parts of a team's limits. Of an account, those of each model that is not in `models`.
     pub spent: SpentLimits,
+}
+
+impl AccountState {
+    /// The state that counts where the true one is not known: every key is disabled, and every limit over more than a minute
+    /// is spent for a whole period.
+    pub(crate) fn unknown<'a>(
+        keys: impl IntoIterator<Item = &'a AccountKey>,
+        limits: &[Limit],
+        now: Timestamp,
+    ) -> Self {
+        let disabled = PausedState {
+            until: None,
+            reason: None,
+        };
+        let keys = keys
+            .into_iter()
+            .map(|key| (key.name.clone(), disabled.clone()));
+        Self {
+            keys: keys.collect(),
+            models: BTreeMap::new(),
+            spent: limits
+                .iter()
+                .filter_map(|limit| limit.wholly_spent(now))
+                .collect(),
+        }
+    }
 }
 
 /// The state of a model at an account that outlives its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModelState {
     /// The reason and the end of its pause; `None` if it may be called.
     pub paused: Option<PausedState>,
     /// The spent parts of its limits.
-    #[serde(default)]
     pub spent: SpentLimits,
     /// The limit that a search found; `None` if it found none, or headers state the limit.
     pub found: Option<FoundLimit>,
@@ -40,6 +67,7 @@ pub struct ModelState {
 
 /// A key or a model that may not be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PausedState {
     /// The time at which it returns by itself; `None` if an operator disabled it.
     pub until: Option<Timestamp>,
@@ -49,6 +77,7 @@ pub struct PausedState {
 
 /// A limit on calls that a search found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FoundLimit {
     /// The number of calls per minute.
     pub calls_per_minute: u64,

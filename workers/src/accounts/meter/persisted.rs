@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{LONGEST_SPENT_AT_START, Meter, MeterStrategy, NO_CALL};
-use crate::accounts::limit::Amount;
+use super::{Meter, MeterStrategy, NO_CALL};
+use crate::accounts::limit::{Amount, LONGEST_SPENT_AT_START};
 use crate::accounts::meter::write_ahead::WriteAhead;
 use crate::accounts::saved::ClockPair;
 

@@ -1,0 +1,441 @@
+//! Buckets of Forebay's own state, of which it believes only what it wrote.
+//!
+//! # Why
+//!
+//! The server publishes the acknowledgement of a message to whatever reply subject its publisher names, with its own
+//! rights. One permitted publish of a team can so put a value under any key of any bucket. A value that is believed could
+//! end the worker, make a spent limit unspent, or enable a disabled key.
+//!
+//! # How
+//!
+//! Each value carries a tag: an HMAC-SHA-256 over its subject, its operation and its bytes. The secret is in the `metadata`
+//! of the bucket's stream. No message can write that, and no team can read it. Acknowledgements carry no headers at all. A
+//! copy of an older value, as a direct get or a republish makes it, has the right tag and also headers that name its origin:
+//! these are foreign too.
+//!
+//! The first start that finds a bucket without a secret takes over its values once: it tags those that can be read, and then
+//! stores the secret. If it ends in between, the next start does the same again.
+//!
+//! # Invariants
+//!
+//! - A value is believed only if its tag fits its subject and its bytes, and it is no copy.
+//! - A deletion is believed under the same rule.
+//! - A bucket that exists keeps its replicas, placement and limits: these belong to the operator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKind, Stream};
+use bytes::Bytes;
+use forebay_schemas::header::TAG_HEADER;
+use forebay_schemas::subjects::{bytes_of_hex, hex};
+use futures::TryStreamExt;
+use hmac::{Hmac, Mac};
+use parking_lot::RwLock;
+use sha2::Sha256;
+use tracing::{info, warn};
+
+use crate::nats::streams;
+
+/// The key of the secret in a stream's metadata.
+const SECRET_KEY: &str = "forebay.tag";
+/// The version of the tag, which precedes it in its header.
+const TAG_VERSION: &str = "v1";
+/// The header of a deletion, as key-value clients write it, and its value.
+const OPERATION_HEADER: &str = "KV-Operation";
+const PURGE: &str = "PURGE";
+/// Headers of copies: answers of direct gets, and republished messages.
+const COPY_HEADERS: [&str; 3] = ["Nats-Subject", "Nats-Sequence", "Nats-Stream"];
+
+/// The reason why a bucket cannot be used now.
+#[derive(Debug, thiserror::Error)]
+#[error("bucket {bucket}: {problem}")]
+pub struct Error {
+    bucket: String,
+    problem: String,
+}
+
+/// The intended settings of a bucket that does not exist yet.
+#[derive(Debug, Clone)]
+pub struct BucketSettings {
+    /// The name, without the `KV_` of its stream.
+    pub name: String,
+    /// The time for which a value is kept; zero for ever.
+    pub max_age: Duration,
+    /// True if single values have a time to live.
+    pub has_ttl: bool,
+}
+
+/// The entry of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BucketEntry {
+    /// There is no value.
+    Missing {
+        /// The revision of the deletion; 0 if there is none.
+        revision: u64,
+    },
+    /// A value that Forebay wrote.
+    Ours {
+        /// The value.
+        value: Bytes,
+        /// Its revision.
+        revision: u64,
+    },
+    /// A message that Forebay did not write.
+    Foreign {
+        /// Its revision.
+        revision: u64,
+    },
+}
+
+impl BucketEntry {
+    /// Returns the revision that the next write must expect.
+    pub fn revision(&self) -> u64 {
+        match self {
+            BucketEntry::Missing { revision }
+            | BucketEntry::Ours { revision, .. }
+            | BucketEntry::Foreign { revision } => *revision,
+        }
+    }
+}
+
+/// The outcome of a write that expected a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BucketWrite {
+    /// It is stored, at this revision.
+    Stored(u64),
+    /// The key has another revision.
+    Conflict,
+}
+
+/// An open bucket.
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    context: Context,
+    stream: Stream,
+    settings: BucketSettings,
+    /// Shared by all clones, since the secret changes if another process makes the bucket again.
+    tags: Arc<RwLock<TagKey>>,
+}
+
+/// The secret of a bucket's tags. `Debug` does not print it.
+#[derive(Clone)]
+struct TagKey([u8; 32]);
+
+impl std::fmt::Debug for TagKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TagKey")
+    }
+}
+
+impl TagKey {
+    fn random() -> Self {
+        Self(rand::random())
+    }
+
+    fn of_text(text: &str) -> Option<Self> {
+        Some(Self(bytes_of_hex(text)?.try_into().ok()?))
+    }
+
+    /// Starts the code over a subject, an operation and a value. Their ends are part of it.
+    fn mac(&self, subject: &str, operation: &str, value: &[u8]) -> Option<Hmac<Sha256>> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).ok()?;
+        for part in [subject.as_bytes(), operation.as_bytes(), value] {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        Some(mac)
+    }
+
+    fn tag(&self, subject: &str, operation: &str, value: &[u8]) -> String {
+        let mac = self.mac(subject, operation, value);
+        let code = mac.map(|mac| mac.finalize().into_bytes());
+        format!(
+            "{TAG_VERSION} {}",
+            code.map(|code| hex(&code)).unwrap_or_default()
+        )
+    }
+
+    fn is_valid(&self, message: &StreamMessage) -> bool {
+        let headers = &message.headers;
+        if COPY_HEADERS.iter().any(|name| headers.get(*name).is_some()) {
+            return false;
+        }
+        let code = headers
+            .get(TAG_HEADER)
+            .and_then(|tag| tag.as_str().strip_prefix(TAG_VERSION))
+            .and_then(|code| bytes_of_hex(code.trim_start()));
+        let operation = operation_of(headers);
+        let mac = self.mac(&message.subject, operation, &message.payload);
+        code.zip(mac)
+            .is_some_and(|(code, mac)| mac.verify_slice(&code).is_ok())
+    }
+}
+
+fn operation_of(headers: &HeaderMap) -> &str {
+    headers
+        .get(OPERATION_HEADER)
+        .map_or("", |operation| operation.as_str())
+}
+
+impl Bucket {
+    /// Opens a bucket. Creates it if it does not exist. `is_ours` decides which values of a bucket from before tags are
+    /// taken over, by key and value.
+    ///
+    /// # Errors
+    /// Returns an error when NATS refuses or does not answer.
+    pub async fn open(
+        context: &Context,
+        settings: &BucketSettings,
+        is_ours: impl Fn(&str, &[u8]) -> bool,
+    ) -> Result<Self, Error> {
+        let name = settings.name.clone();
+        let failed = |problem: String| Error {
+            bucket: name.clone(),
+            problem,
+        };
+        let fresh = TagKey::random();
+        let opened = open_stream(context, settings, &fresh).await;
+        let stream = opened.map_err(failed)?;
+        if let Some(bucket) = Self::with_secret(context, &stream, settings) {
+            return Ok(bucket);
+        }
+        let taken = take_over(context, &stream, settings, &fresh, is_ours).await;
+        taken.map_err(failed)?;
+        let opened = open_stream(context, settings, &fresh).await;
+        let stream = opened.map_err(failed)?;
+        // Another process may have stored its secret meanwhile. The one that is stored counts.
+        Self::with_secret(context, &stream, settings)
+            .ok_or_else(|| failed("its stream keeps no metadata".to_owned()))
+    }
+
+    fn with_secret(context: &Context, stream: &Stream, settings: &BucketSettings) -> Option<Self> {
+        let tags = secret_of(&stream.cached_info().config)?;
+        Some(Self {
+            context: context.clone(),
+            stream: stream.clone(),
+            settings: settings.clone(),
+            tags: Arc::new(RwLock::new(tags)),
+        })
+    }
+
+    /// Makes the bucket again if it was deleted, with the same secret. If another process made it again, this takes over
+    /// that secret.
+    ///
+    /// # Errors
+    /// Returns an error when NATS refuses or does not answer.
+    pub async fn ensure(&self) -> Result<(), Error> {
+        let tags = self.tags.read().clone();
+        let opened = open_stream(&self.context, &self.settings, &tags).await;
+        let stream = opened.map_err(|problem| self.error(problem))?;
+        if let Some(stored) = secret_of(&stream.cached_info().config) {
+            *self.tags.write() = stored;
+        }
+        Ok(())
+    }
+
+    fn error(&self, problem: impl ToString) -> Error {
+        Error {
+            bucket: self.settings.name.clone(),
+            problem: problem.to_string(),
+        }
+    }
+
+    fn subject(&self, key: &str) -> String {
+        subject(&self.settings.name, key)
+    }
+
+    /// Returns the entry of a key.
+    ///
+    /// # Errors
+    /// Returns an error when NATS does not answer.
+    pub async fn get(&self, key: &str) -> Result<BucketEntry, Error> {
+        let subject = self.subject(key);
+        let message = match self.stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                return Ok(BucketEntry::Missing { revision: 0 });
+            }
+            Err(error) => return Err(self.error(error)),
+        };
+        let revision = message.sequence;
+        if !self.tags.read().is_valid(&message) {
+            return Ok(BucketEntry::Foreign { revision });
+        }
+        if !operation_of(&message.headers).is_empty() {
+            return Ok(BucketEntry::Missing { revision });
+        }
+        let value = message.payload;
+        Ok(BucketEntry::Ours { value, revision })
+    }
+
+    /// Returns the keys that have an entry, foreign ones included.
+    ///
+    /// # Errors
+    /// Returns an error when NATS does not answer.
+    pub async fn keys(&self) -> Result<Vec<String>, Error> {
+        let keys = keys_of(&self.stream, &self.settings.name).await;
+        keys.map_err(|problem| self.error(problem))
+    }
+
+    /// Writes a value if the key has the revision `expected`. With `ttl`, the server deletes it after that time.
+    ///
+    /// # Errors
+    /// Returns an error when NATS does not answer or does not take it.
+    pub async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: u64,
+        ttl: Option<Duration>,
+    ) -> Result<BucketWrite, Error> {
+        let subject = self.subject(key);
+        let mut message =
+            tagged(&self.tags.read(), &subject, value).expected_last_subject_sequence(expected);
+        if let Some(ttl) = ttl {
+            message = message.ttl(ttl);
+        }
+        self.write(subject, message).await
+    }
+
+    /// Deletes a key if it has the revision `expected`.
+    ///
+    /// # Errors
+    /// Returns an error when NATS does not answer or does not take it.
+    pub async fn purge(&self, key: &str, expected: u64) -> Result<BucketWrite, Error> {
+        let subject = self.subject(key);
+        let message = PublishMessage::build()
+            .header(TAG_HEADER, self.tags.read().tag(&subject, PURGE, b""))
+            .header(OPERATION_HEADER, PURGE)
+            .header("Nats-Rollup", "sub")
+            .expected_last_subject_sequence(expected);
+        self.write(subject, message).await
+    }
+
+    async fn write(&self, subject: String, message: PublishMessage) -> Result<BucketWrite, Error> {
+        let sent = self.context.send_publish(subject, message).await;
+        let sent = sent.map_err(|error| self.error(error))?;
+        match sent.await {
+            Ok(ack) => Ok(BucketWrite::Stored(ack.sequence)),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                Ok(BucketWrite::Conflict)
+            }
+            Err(error) => Err(self.error(error)),
+        }
+    }
+}
+
+fn subject(bucket: &str, key: &str) -> String {
+    format!("$KV.{bucket}.{key}")
+}
+
+fn tagged(tags: &TagKey, subject: &str, value: Bytes) -> PublishMessage {
+    let tag = tags.tag(subject, "", &value);
+    PublishMessage::build()
+        .header(TAG_HEADER, tag)
+        .payload(value)
+}
+
+async fn keys_of(stream: &Stream, bucket: &str) -> Result<Vec<String>, String> {
+    let all = stream.info_with_subjects(subject(bucket, ">")).await;
+    let subjects = all.map_err(|error| error.to_string())?;
+    let subjects: Vec<_> = subjects
+        .try_collect()
+        .await
+        .map_err(|error| error.to_string())?;
+    let prefix = subject(bucket, "");
+    let key = |(subject, _): &(String, usize)| Some(subject.strip_prefix(&prefix)?.to_owned());
+    Ok(subjects.iter().filter_map(key).collect())
+}
+
+fn secret_of(config: &Config) -> Option<TagKey> {
+    TagKey::of_text(config.metadata.get(SECRET_KEY)?)
+}
+
+/// Opens the stream of a bucket. Creates it with this secret if it does not exist.
+async fn open_stream(
+    context: &Context,
+    settings: &BucketSettings,
+    tags: &TagKey,
+) -> Result<Stream, String> {
+    let stream = format!("KV_{}", settings.name);
+    let found = streams::existing(context, &stream).await;
+    if found.map_err(|error| error.to_string())?.is_none() {
+        let config = new_stream(stream.clone(), settings, tags);
+        if let Err(error) = context.create_stream(config).await {
+            // Another process may have been faster.
+            let found = streams::existing(context, &stream).await;
+            if !matches!(found, Ok(Some(_))) {
+                return Err(error.to_string());
+            }
+        }
+    }
+    let opened = context.get_stream(stream).await;
+    opened.map_err(|error| error.to_string())
+}
+
+fn new_stream(name: String, settings: &BucketSettings, tags: &TagKey) -> Config {
+    let secret = hex(&tags.0);
+    Config {
+        name,
+        subjects: vec![subject(&settings.name, ">")],
+        max_messages_per_subject: 1,
+        max_age: settings.max_age,
+        discard: DiscardPolicy::New,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        allow_message_ttl: settings.has_ttl,
+        metadata: [(SECRET_KEY.to_owned(), secret)].into(),
+        ..Config::default()
+    }
+}
+
+/// Tags the values of a bucket from before tags, then stores the secret.
+async fn take_over(
+    context: &Context,
+    stream: &Stream,
+    settings: &BucketSettings,
+    tags: &TagKey,
+    is_ours: impl Fn(&str, &[u8]) -> bool,
+) -> Result<(), String> {
+    let bucket = &settings.name;
+    let mut taken = 0;
+    for key in keys_of(stream, bucket).await? {
+        let subject = subject(bucket, &key);
+        let message = stream.get_last_raw_message_by_subject(&subject).await;
+        let message = message.map_err(|error| error.to_string())?;
+        if !operation_of(&message.headers).is_empty() {
+            continue;
+        }
+        if !is_ours(&key, &message.payload) {
+            warn!(
+                bucket,
+                key, "a value that Forebay did not write is left out"
+            );
+            continue;
+        }
+        let tagged = tagged(tags, &subject, message.payload)
+            .expected_last_subject_sequence(message.sequence);
+        let sent = context.send_publish(subject, tagged).await;
+        let sent = sent.map_err(|error| error.to_string())?;
+        sent.await.map_err(|error| error.to_string())?;
+        taken += 1;
+    }
+    let mut config = stream.cached_info().config.clone();
+    config.metadata.insert(SECRET_KEY.to_owned(), hex(&tags.0));
+    config.allow_message_ttl |= settings.has_ttl;
+    // A value whose time to live is over leaves no untagged marker behind.
+    config.subject_delete_marker_ttl = None;
+    let updated = context.update_stream(config).await;
+    updated.map_err(|error| error.to_string())?;
+    info!(
+        bucket,
+        taken, "the values of the bucket carry tags from now on"
+    );
+    Ok(())
+}
