@@ -196,7 +196,7 @@ enum ClaimStep {
     GiveUp,
 }
 
-/// What a process that wants the lease has seen of it.
+/// The signs of a holder that a process saw which wants the lease.
 #[derive(Debug, Default)]
 struct LeaseClaim {
     /// The revision of the first holder's value that was seen.

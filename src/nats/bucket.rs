@@ -10,8 +10,8 @@
 //!
 //! Each value carries a tag: an HMAC-SHA-256 over its subject, its operation and its bytes. The secret is in the `metadata`
 //! of the bucket's stream. No message can write that, and no team can read it. Acknowledgements carry no headers at all. A
-//! copy of an older value, as a direct get or a republish makes it, has the right tag and also headers that name its origin:
-//! these are foreign too.
+//! copy of an older value, as a direct get or a republish makes it, has the right tag. It also has headers that name its
+//! origin, and is foreign too.
 //!
 //! The first start that finds a bucket without a secret takes over its values once: it tags those that can be read, and then
 //! stores the secret. If it ends in between, the next start does the same again.

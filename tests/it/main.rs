@@ -18,6 +18,7 @@ mod examples;
 mod fallback;
 mod faults;
 mod flows;
+mod foreign_values;
 mod hostile;
 mod identity;
 mod journal;

@@ -1,0 +1,221 @@
+//! Values that Forebay did not write, in the place of its own state: acknowledgements that a team aims at it, and copies.
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::{self, Context};
+use forebay::app::App;
+use forebay::control::messages::{AccountsReport, OrdersReply, SwitchRequest};
+use forebay_schemas::Status;
+use forebay_schemas::header::TAG_HEADER;
+use forebay_workers::PauseTarget;
+use forebay_workers::clock::{Clock, SystemClock};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Account, Forebay, ForebayBuilder, answer_text, chat, control, install_crypto, nats_server,
+    provider, until,
+};
+
+const LEASE: &str = "$KV.AI_NODES.worker";
+
+/// A server that Forebay does not manage, and a client of it, as a team has one.
+async fn server(dir: &Path) -> (tokio::process::Child, String, Client) {
+    install_crypto();
+    let config = format!("jetstream {{ store_dir: {:?} }}\n", dir.join("store"));
+    let (child, address) = nats_server(dir, &config, &[]).await;
+    let client = async_nats::connect(&address).await.expect("connected");
+    (child, address, client)
+}
+
+/// Publishes one job whose acknowledgement the server writes to `subject`.
+async fn aim(client: &Client, subject: &str) {
+    let job = json!({ "body": { "messages": [] } }).to_string();
+    let jobs = "ai.jobs.nothing.evil".to_owned();
+    let aimed = client.publish_with_reply(jobs, subject.to_owned(), job.into());
+    aimed.await.expect("sent");
+    client.flush().await.expect("sent");
+}
+
+/// Returns true if the last message on a bucket's subject carries a tag and is no copy.
+async fn is_tagged(context: &Context, bucket: &str, subject: &str) -> bool {
+    let stream = context.get_stream(format!("KV_{bucket}")).await;
+    let stream = stream.expect("the bucket");
+    let last = stream.get_last_raw_message_by_subject(subject).await;
+    last.is_ok_and(|last| {
+        last.headers.get(TAG_HEADER).is_some() && last.headers.get("Nats-Stream").is_none()
+    })
+}
+
+/// Waits until the last message on a bucket's subject is foreign, or is tagged again.
+async fn until_tagged(context: &Context, bucket: &str, subject: &str, tagged: bool) {
+    until("the bucket's value", async || {
+        is_tagged(context, bucket, subject).await == tagged
+    })
+    .await;
+}
+
+async fn accounts(forebay: &Forebay) -> AccountsReport {
+    let shown = control(forebay, "accounts", &()).await;
+    shown.expect("the accounts")
+}
+
+fn worker(provider: &forebay_simulator::Provider, address: &str, limits: &str) -> ForebayBuilder {
+    Forebay::builder()
+        .account(Account::at("one", provider).limits(limits))
+        .pool("chat", "gpt-4o-mini", &["one"])
+        .nats(address)
+}
+
+fn with_deadline_in_a_second(id: &str) -> Value {
+    let mut job = chat(id, "hello");
+    let deadline = SystemClock.now() + Duration::from_secs(1);
+    job["deadline"] = json!(deadline);
+    job
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_value_ends_no_lease() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_server, address, team) = server(dir.path()).await;
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+        .start()
+        .await;
+    let context = jetstream::new(team.clone());
+    let stream = context.get_stream("KV_AI_NODES").await.expect("there");
+    let first = stream.get_last_raw_message_by_subject(LEASE).await;
+    let first = first.expect("the lease").sequence;
+    for is_ack in [true, false] {
+        if is_ack {
+            aim(&team, LEASE).await;
+        } else {
+            team.publish(LEASE, "{}".into()).await.expect("sent");
+        }
+        team.flush().await.expect("sent");
+        until_tagged(&context, "AI_NODES", LEASE, false).await;
+        let rival = worker(&provider, &address, "{ concurrent = 8 }");
+        let refused = App::start(&rival.parse()).await.err().expect("taken");
+        assert!(refused.to_string().contains("another worker"), "{refused}");
+        until_tagged(&context, "AI_NODES", LEASE, true).await;
+    }
+    let last = stream.get_last_raw_message_by_subject(LEASE).await;
+    assert!(last.expect("the lease").sequence > first);
+    forebay.publish("ai.jobs.chat", &chat("a", "hello")).await;
+    let completion = forebay.completion("default", None, "a").await;
+    assert_eq!(answer_text(&completion), "You said: hello");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_value_makes_no_spent_limit_unspent_and_enables_no_key() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_server, address, team) = server(dir.path()).await;
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let context = jetstream::new(team.clone());
+    let limits = "{ requests = 2, per = \"1h\" }";
+    let forebay = worker(&provider, &address, limits).start().await;
+    forebay.publish("ai.jobs.chat", &chat("a", "hello")).await;
+    forebay.completion("default", None, "a").await;
+    let stopped = forebay.stop().await;
+    let subject = "$KV.AI_ACCOUNTS.one";
+    aim(&team, subject).await;
+    until_tagged(&context, "AI_ACCOUNTS", subject, false).await;
+
+    let forebay = stopped.start().await;
+    let shown = accounts(&forebay).await;
+    assert_eq!(shown.accounts[0].keys[0].state, "disabled", "{shown:?}");
+    let all = SwitchRequest {
+        account: "one".to_owned(),
+        key: None,
+    };
+    let _: AccountsReport = control(&forebay, "accounts.enable", &all)
+        .await
+        .expect("enabled");
+    let job = with_deadline_in_a_second("b");
+    forebay.publish("ai.jobs.chat", &job).await;
+    let completion = forebay.completion("default", None, "b").await;
+    assert_eq!(
+        completion.status,
+        Status::Expired,
+        "the hour counts as spent"
+    );
+    assert_eq!(provider.calls().len(), 1);
+
+    // It stays spent over one more start, although Forebay has written its own value since.
+    until_tagged(&context, "AI_ACCOUNTS", subject, true).await;
+    let forebay = forebay.restart().await;
+    let job = with_deadline_in_a_second("c");
+    forebay.publish("ai.jobs.chat", &job).await;
+    let completion = forebay.completion("default", None, "c").await;
+    assert_eq!(completion.status, Status::Expired);
+    let shown = accounts(&forebay).await;
+    assert_eq!(shown.accounts[0].keys[0].state, "ready", "{shown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_value_is_no_order() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_server, address, team) = server(dir.path()).await;
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+        .start()
+        .await;
+    let paused = PauseTarget::Pool("chat".to_owned());
+    let _: OrdersReply = control(&forebay, "pause", &paused).await.expect("paused");
+    let stopped = forebay.stop().await;
+    // A copy of a pause under another key, an acknowledgement, and an order in plain words.
+    let context = jetstream::new(team.clone());
+    let stream = context.get_stream("KV_AI_CONTROLS").await.expect("there");
+    let order = stream.get_raw_message(1).await.expect("the order");
+    let plain = serde_json::to_vec(&json!({ "pause": { "kind": "team", "name": "default" } }));
+    let junk = "$KV.AI_CONTROLS.junk";
+    aim(&team, junk).await;
+    let plain = plain.expect("JSON").into();
+    team.publish("$KV.AI_CONTROLS.plain", plain)
+        .await
+        .expect("sent");
+    let get = format!("$JS.API.DIRECT.GET.KV_AI_CONTROLS.{}", order.subject);
+    let copied = team.publish_with_reply(get, "$KV.AI_CONTROLS.copy", "".into());
+    copied.await.expect("sent");
+    team.flush().await.expect("sent");
+    until("three foreign values", async || {
+        let info = context.get_stream("KV_AI_CONTROLS").await.expect("there");
+        info.cached_info().state.messages == 4
+    })
+    .await;
+
+    let forebay = stopped.start().await;
+    let report: OrdersReply = control(&forebay, "resume", &paused).await.expect("resumed");
+    assert!(report.paused.is_empty(), "{report:?}");
+    forebay.publish("ai.jobs.chat", &chat("a", "hello")).await;
+    let completion = forebay.completion("default", None, "a").await;
+    assert_eq!(answer_text(&completion), "You said: hello");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_keeps_what_an_operator_set_of_a_bucket() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_server, address, team) = server(dir.path()).await;
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+        .start()
+        .await;
+    let context = jetstream::new(team);
+    let stopped = forebay.stop().await;
+    let buckets = ["KV_AI_NODES", "KV_AI_ACCOUNTS", "KV_AI_CONTROLS"];
+    for bucket in buckets {
+        let stream = context.get_stream(bucket).await.expect("there");
+        let mut config = stream.cached_info().config.clone();
+        config.max_bytes = 1 << 20;
+        config.description = Some("an operator's".to_owned());
+        context.update_stream(config).await.expect("updated");
+    }
+    let _forebay = stopped.start().await;
+    for bucket in buckets {
+        let stream = context.get_stream(bucket).await.expect("there");
+        let config = &stream.cached_info().config;
+        assert_eq!(config.max_bytes, 1 << 20, "{bucket}");
+        assert_eq!(config.description.as_deref(), Some("an operator's"));
+    }
+}
