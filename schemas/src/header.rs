@@ -19,5 +19,7 @@ pub const MESSAGE_HEADER: &str = "Forebay-Message";
 pub const OBJECT_HEADER: &str = "Forebay-Object";
 /// The header of a value of Forebay's own state: a code over its subject and its bytes, which no other program can compute.
 pub const TAG_HEADER: &str = "Forebay-Tag";
+/// The headers with which the server marks a copy of a message, as a direct get or a republish makes it.
+pub const COPY_HEADERS: [&str; 3] = ["Nats-Subject", "Nats-Sequence", "Nats-Stream"];
 /// The header of a reply without a result: the worker has the job and calls it, or will.
 pub const IN_PROGRESS_HEADER: &str = "Forebay-In-Progress";

@@ -31,7 +31,7 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
-use forebay_schemas::header::TAG_HEADER;
+use forebay_schemas::header::{COPY_HEADERS, TAG_HEADER};
 use forebay_schemas::subjects::{bytes_of_hex, hex};
 use futures::TryStreamExt;
 use hmac::{Hmac, Mac};
@@ -48,8 +48,6 @@ const TAG_VERSION: &str = "v1";
 /// The header of a deletion, as key-value clients write it, and its value.
 const OPERATION_HEADER: &str = "KV-Operation";
 const PURGE: &str = "PURGE";
-/// Headers of copies: answers of direct gets, and republished messages.
-const COPY_HEADERS: [&str; 3] = ["Nats-Subject", "Nats-Sequence", "Nats-Stream"];
 
 /// The reason why a bucket cannot be used now.
 #[derive(Debug, thiserror::Error)]

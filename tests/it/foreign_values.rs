@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::{self, Context};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE;
 use forebay::app::App;
 use forebay::control::messages::{AccountsReport, OrdersReply, SwitchRequest};
 use forebay_schemas::Status;
-use forebay_schemas::header::TAG_HEADER;
+use forebay_schemas::header::{OBJECT_HEADER, TAG_HEADER};
 use forebay_workers::PauseTarget;
 use forebay_workers::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
@@ -218,4 +220,54 @@ async fn a_start_keeps_what_an_operator_set_of_a_bucket() {
         assert_eq!(config.max_bytes, 1 << 20, "{bucket}");
         assert_eq!(config.description.as_deref(), Some("an operator's"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_value_hides_no_object() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_server, address, team) = server(dir.path()).await;
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+        .start()
+        .await;
+    let context = jetstream::new(team.clone());
+    let store = context.get_object_store("AI_REQUESTS").await;
+    let store = store.expect("the object store");
+    let description = |name: &str| {
+        let name = BASE64_URL_SAFE.encode(name);
+        format!("$O.AI_REQUESTS.M.{name}")
+    };
+    // One is hidden before its job is read, the other before it is even put.
+    for (id, is_early) in [("late", false), ("early", true)] {
+        let name = format!("default/{id}");
+        if is_early {
+            aim(&team, &description(&name)).await;
+        }
+        let mut job = chat(id, "hello").to_string();
+        job.push_str(&" ".repeat(300_000));
+        forebay
+            .connection
+            .requests()
+            .put(&name, &job.into())
+            .await
+            .expect("put");
+        if !is_early {
+            aim(&team, &description(&name)).await;
+            until("a hidden object", async || store.info(&name).await.is_err()).await;
+        }
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert(OBJECT_HEADER, name.as_str());
+        let message = json!({ "id": id });
+        forebay
+            .publish_with("ai.jobs.chat", &message, headers)
+            .await;
+        let completion = forebay.completion("default", None, id).await;
+        assert_eq!(answer_text(&completion), "You said: hello", "{id}");
+    }
+    forebay.drained().await;
+    until("an empty object store", async || {
+        let stream = context.get_stream("OBJ_AI_REQUESTS").await.expect("there");
+        stream.cached_info().state.messages == 0
+    })
+    .await;
 }

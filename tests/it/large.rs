@@ -250,7 +250,7 @@ async fn any_client_publishes_large_jobs_and_gets_large_answers_as_objects() {
     assert_eq!(forebay.count("AI_DEAD".to_owned()).await, 0);
 }
 
-/// Puts an object whose description is a server's answer to a publish, which others can aim at any subject.
+/// Puts an object whose description cannot be read.
 async fn put_damaged(forebay: &Forebay, requests: &ObjectStore, name: &str) {
     let subjects = async || {
         let stream = forebay
@@ -270,11 +270,13 @@ async fn put_damaged(forebay: &Forebay, requests: &ObjectStore, name: &str) {
     requests.put(name, &mut "{}".as_bytes()).await.expect("put");
     let after = subjects().await;
     let of_object = after.into_iter().find(|subject| !before.contains(subject));
-    let ack = r#"{"stream":"AI_JOBS","seq":1}"#;
+    let mut headers = HeaderMap::new();
+    // It replaces the description, as an object store does.
+    headers.insert("Nats-Rollup", "sub");
     let sent = forebay
         .connection
         .context
-        .publish(of_object.expect("a new one"), ack.into())
+        .publish_with_headers(of_object.expect("a new one"), headers, "{}".into())
         .await;
     sent.expect("sent").await.expect("kept");
 }

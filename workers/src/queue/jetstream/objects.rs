@@ -11,9 +11,13 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::object_store::{
     DeleteErrorKind, GetErrorKind, InfoErrorKind, ObjectInfo, ObjectMetadata, ObjectStore,
 };
-use async_nats::jetstream::stream::{DirectGetErrorKind, DiscardPolicy, Stream};
+use async_nats::jetstream::stream::{
+    DirectGetErrorKind, DiscardPolicy, LastRawMessageErrorKind, Stream,
+};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE as URL_SAFE;
 use bytes::Bytes;
-use forebay_schemas::header::OBJECT_HEADER;
+use forebay_schemas::header::{COPY_HEADERS, OBJECT_HEADER};
 use forebay_schemas::{Completion, Names};
 use futures::TryStreamExt;
 use jiff::Timestamp;
@@ -29,6 +33,10 @@ const CHUNK_SIZE: usize = 128 * 1024;
 const RESERVED_BYTES: usize = 64 * 1024;
 /// Longest wait for an object's next bytes.
 const MAX_CHUNK_WAIT: Duration = Duration::from_secs(15);
+/// Messages in the place of an object's description that are deleted at once.
+const MAX_FOREIGN_AT_ONCE: usize = 64;
+/// The header of a description that an object store wrote: it replaces the description before.
+const ROLLUP_HEADER: &str = "Nats-Rollup";
 /// Limit of attempts to fetch an object whose chunks do not come.
 const FETCH_ATTEMPTS: usize = 2;
 
@@ -79,6 +87,7 @@ impl Objects {
             ..ObjectMetadata::default()
         };
         self.check_room(bytes.len()).await?;
+        self.delete_foreign(name).await?;
         let store = self.store().await?;
         let mut content = bytes.as_ref();
         let stored = store.put(meta, &mut content).await;
@@ -107,6 +116,7 @@ impl Objects {
     /// # Errors
     /// Fails if the server does not answer.
     pub async fn size(&self, name: &str) -> Result<Option<usize>, Error> {
+        self.delete_foreign(name).await?;
         let store = self.store().await?;
         let info = described(&store, name).await?;
         Ok(info.map(|info| info.size))
@@ -117,6 +127,7 @@ impl Objects {
     /// # Errors
     /// Fails if the server does not answer.
     pub async fn get(&self, name: &str) -> Result<Option<Bytes>, Error> {
+        self.delete_foreign(name).await?;
         let store = self.store().await?;
         // Chunks that do not come in time may be slow once, or be gone.
         for _ in 0..FETCH_ATTEMPTS {
@@ -140,13 +151,13 @@ impl Objects {
     /// # Errors
     /// Fails if the server does not answer.
     pub async fn sweep(&self, before: Timestamp) -> Result<usize, Error> {
-        let stream = self.context.get_stream_no_info(&self.stream);
-        let stream = stream.await.map_err(unavailable)?;
+        let stream = self.messages().await?;
         let [chunks, descriptions] = Names::bucket_subjects(&self.bucket);
         // Chunks are listed first: an object that is completed meanwhile has a description by then.
         let chunks = subjects(&stream, &chunks).await?;
         let mut whole = HashSet::new();
         for description in subjects(&stream, &descriptions).await? {
+            delete_foreign(&stream, &description).await?;
             let Some(message) = last_on(&stream, &description).await? else {
                 continue;
             };
@@ -176,12 +187,32 @@ impl Objects {
     /// # Errors
     /// Fails if the server does not answer.
     pub async fn delete(&self, name: &str) -> Result<(), Error> {
+        self.delete_foreign(name).await?;
         let store = self.store().await?;
         match store.delete(name).await {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == DeleteErrorKind::NotFound => Ok(()),
-            Err(error) => Err(unavailable(error)),
+            Ok(()) => {}
+            Err(error) if error.kind() == DeleteErrorKind::NotFound => {}
+            Err(error) => return Err(unavailable(error)),
         }
+        // The mark that the client leaves has no use: no name is used twice.
+        let purged = self.messages().await?.purge();
+        let purged = purged.filter(self.description(name)).await;
+        purged.map(drop).map_err(unavailable)
+    }
+
+    async fn messages(&self) -> Result<Stream<()>, Error> {
+        let stream = self.context.get_stream_no_info(&self.stream);
+        stream.await.map_err(unavailable)
+    }
+
+    /// Returns the subject of an object's description, as NATS clients derive it from its name.
+    fn description(&self, name: &str) -> String {
+        format!("$O.{}.M.{}", self.bucket, URL_SAFE.encode(name))
+    }
+
+    /// Deletes what no object store wrote in the place of an object's description.
+    async fn delete_foreign(&self, name: &str) -> Result<(), Error> {
+        delete_foreign(&self.messages().await?, &self.description(name)).await
     }
 
     /// Stores a completion under a name that no other completion has. Returns the name.
@@ -244,6 +275,34 @@ async fn last_on(stream: &Stream<()>, subject: &str) -> Result<Option<StreamMess
         Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
         Err(error) => Err(unavailable(error)),
     }
+}
+
+/// Deletes the last messages on the subject of a description, as long as no object store wrote them.
+///
+/// The server publishes the acknowledgement of a message to any subject that its publisher names, with its own rights. One
+/// that is aimed at a description would hide it from every client. An object store replaces the description by a roll-up,
+/// which an acknowledgement is not, so the true one is still there.
+async fn delete_foreign(stream: &Stream<()>, subject: &str) -> Result<(), Error> {
+    for _ in 0..MAX_FOREIGN_AT_ONCE {
+        let last = match stream.get_last_raw_message_by_subject(subject).await {
+            Ok(last) => last,
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(()),
+            Err(error) => return Err(unavailable(error)),
+        };
+        let is_copy = COPY_HEADERS
+            .iter()
+            .any(|name| last.headers.get(*name).is_some());
+        if !is_copy && last.headers.get(ROLLUP_HEADER).is_some() {
+            return Ok(());
+        }
+        warn!(
+            subject,
+            "a message that no object store wrote hid an object, and is deleted"
+        );
+        let deleted = stream.delete_message(last.sequence).await;
+        deleted.map_err(unavailable)?;
+    }
+    Err(unavailable("other messages hide an object all the time"))
 }
 
 enum FetchedObject {
