@@ -14,6 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
 
 use crate::batch::input::Batch;
+use crate::process::private_files;
 
 /// The paths of the output files.
 #[derive(Debug, Clone)]
@@ -164,12 +165,16 @@ impl OutputPart {
         let partial = partial(&path);
         let failed = || format!("{} cannot be written", partial.display());
         // The file is not truncated until the lock shows that no other run writes it.
+        let is_new = !partial.exists();
         let file = File::options()
             .write(true)
             .create(true)
             .truncate(false)
             .open(&partial);
         let file = file.with_context(failed)?;
+        if is_new {
+            private_files::give_users_mode(&file).with_context(failed)?;
+        }
         let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
         // Another run may have renamed the file between the opening and the lock.
         let is_same = match (fs::metadata(&partial), file.metadata()) {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::nats::server::write_private;
+use crate::process::private_files;
 
 /// The file whose age shows how long no process has held the directory.
 const HEARTBEAT_FILE: &str = "alive";
@@ -73,6 +74,7 @@ impl DataDir {
     /// known.
     pub fn hold(path: &Path) -> std::io::Result<DataHold> {
         let path = std::path::absolute(path)?;
+        private_files::begin();
         fs::create_dir_all(&path)?;
         let mut options = File::options();
         options.read(true).write(true);
@@ -97,6 +99,7 @@ impl DataDir {
             _lock: lock,
         };
         dir.check_format()?;
+        private_files::make_private(&path)?;
         dir.delete_holder();
         fs::write(path.join("forebay.lock"), std::process::id().to_string())?;
         Ok(DataHold::Ours(dir))

@@ -139,6 +139,80 @@ async fn an_orphaned_nats_server_is_stopped_before_a_new_one_starts() {
     serve.terminate().await;
 }
 
+/// The paths in a directory that group or others may use.
+fn open_to_others(dir: &Path) -> Vec<PathBuf> {
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
+        let path = entry.path();
+        let metadata = std::fs::symlink_metadata(&path).expect("there");
+        if metadata.permissions().mode() & 0o077 != 0 {
+            open.push(path.clone());
+        }
+        if metadata.is_dir() {
+            open.extend(open_to_others(&path));
+        }
+    }
+    open
+}
+
+/// Starts `serve` in a shell with this umask.
+async fn serve_with_umask(dir: &Path, umask: &str) -> Serve {
+    let program = env!("CARGO_BIN_EXE_forebay");
+    let mut command = tokio::process::Command::new("sh");
+    command
+        .args(["-c", &format!("umask {umask}; exec {program} serve")])
+        .current_dir(dir)
+        .env_remove("RUST_LOG")
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true);
+    let mut serve = Serve::of(&mut command);
+    serve.wait_for("ready:").await;
+    serve
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_data_directory_is_the_owners_alone_whatever_the_umask() {
+    let (dir, _provider) = configured().await;
+    let data = dir.path().join("data");
+    let serve = serve_with_umask(dir.path(), "000").await;
+    answered(dir.path(), "first").await;
+    serve.terminate().await;
+    let private = |path: &Path| {
+        let mode = std::fs::metadata(path).expect("there").permissions().mode();
+        mode & 0o777 == 0o700
+    };
+    assert!(private(&data));
+    assert_eq!(open_to_others(&data), Vec::<PathBuf>::new());
+
+    // One that an older Forebay left is put right.
+    let everything = std::process::Command::new("chmod")
+        .args(["-R", "a+rwX"])
+        .arg(&data)
+        .status();
+    assert!(everything.expect("it runs").success());
+    assert_ne!(open_to_others(&data), Vec::<PathBuf>::new());
+    let serve = serve_with_umask(dir.path(), "022").await;
+    answered(dir.path(), "second").await;
+    serve.terminate().await;
+    assert!(private(&data));
+    assert_eq!(open_to_others(&data), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_output_of_a_batch_has_the_mode_that_the_users_umask_gives() {
+    let (dir, _provider) = configured().await;
+    let line = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"messages":[{"role":"user","content":"hello"}]}}"#;
+    std::fs::write(dir.path().join("in.jsonl"), line).expect("written");
+    let program = env!("CARGO_BIN_EXE_forebay");
+    let run = format!("umask 027; exec {program} run in.jsonl --output out.jsonl --pool chat");
+    let mut command = tokio::process::Command::new("sh");
+    command.args(["-c", &run]).current_dir(dir.path());
+    let ended = program::finish(&mut command).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let output = std::fs::metadata(dir.path().join("out.jsonl")).expect("there");
+    assert_eq!(output.permissions().mode() & 0o777, 0o640);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_are_the_owners_alone_and_the_key_is_written_nowhere() {
     let (dir, _provider) = configured().await;
