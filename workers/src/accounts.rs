@@ -35,7 +35,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 pub use crate::accounts::team_limits::{TeamLimits, TeamShare};
-pub(crate) use circuit::CircuitBreakers;
+pub(crate) use circuit::{CallOrigin, CircuitBreakers};
 use ledger::{AccountLedger, ModelLedger, choose_key};
 pub use limit::{Algorithm, Amount, Limit};
 use meter::MeterWait;

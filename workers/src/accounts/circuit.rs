@@ -13,8 +13,13 @@
 //!
 //! All accounts at one address share the breaker of a model, because what is broken there is broken for all of them.
 //!
+//! A team's prompts can make calls fail at a provider that works. So an outcome counts once a job, however often the job is
+//! tried. If several teams had calls within the window, calls stop only if the latest outcomes of at least two of them are
+//! failures. If one team alone had calls, its own failures suffice.
+//!
 //! # Invariants
 //!
+//! - Failures of one team alone stop no calls of another team whose calls succeed.
 //! - A refusal is no failure: a provider that answers 429 works.
 //! - A call that began before the last break proves nothing about the state after it.
 //! - There is one probe at a time. A probe that is dropped without an outcome leaves the state as it was.
@@ -51,11 +56,37 @@ pub(crate) struct CircuitBreakers(Mutex<HashMap<(String, String), Arc<CircuitBre
 #[derive(Debug, Default)]
 pub(super) struct CircuitBreaker(Mutex<CircuitState>);
 
+/// The job of a call, and its team, as numbers that are equal for the same job and the same team.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CallOrigin {
+    /// The team.
+    pub(crate) team: u64,
+    /// The job.
+    pub(crate) job: u64,
+}
+
+/// A call that has ended.
+#[derive(Debug)]
+struct EndedCall {
+    at: Instant,
+    job: u64,
+    failed: bool,
+}
+
+/// The latest outcome of a team's calls.
+#[derive(Debug)]
+struct TeamOutcome {
+    at: Instant,
+    failed: bool,
+}
+
 #[derive(Debug, Default)]
 struct CircuitState {
     state: ReadyState,
-    /// The time at which each recent call ended, and true if it failed.
-    ended: VecDeque<(Instant, bool)>,
+    /// The recent calls, one for each job.
+    ended: VecDeque<EndedCall>,
+    /// The teams of the recent calls.
+    teams: HashMap<u64, TeamOutcome>,
     /// The number of breaks since most calls last succeeded.
     breaks: u32,
     next_call: u64,
@@ -68,6 +99,8 @@ struct CircuitState {
 pub(super) struct BreakerPermit {
     circuit: Arc<CircuitBreaker>,
     call: u64,
+    /// `None` where it is not known: the call then counts as one of a job of its own.
+    origin: Option<CallOrigin>,
 }
 
 impl CircuitBreakers {
@@ -109,20 +142,41 @@ impl CircuitBreaker {
         Ok(BreakerPermit {
             circuit: Arc::clone(self),
             call,
+            origin: None,
         })
     }
 }
 
 impl CircuitState {
-    /// Returns true if at least half of the recent calls failed; `None` if there were too few.
-    fn is_failing(&mut self, now: Instant) -> Option<bool> {
+    /// Counts the outcome of a call. It replaces an earlier one of the same job.
+    fn count(&mut self, origin: CallOrigin, failed: bool, now: Instant) {
+        let CallOrigin { team, job } = origin;
+        self.ended.retain(|call| call.job != job);
+        self.ended.push_back(EndedCall {
+            at: now,
+            job,
+            failed,
+        });
         let ended = &mut self.ended;
-        let is_old = |(at, _): &(Instant, bool)| *at + MAX_AGE < now;
+        let is_old = |call: &EndedCall| call.at + MAX_AGE < now;
         while ended.len() > RECENT_CALLS || ended.front().is_some_and(is_old) {
             ended.pop_front();
         }
-        let failed = ended.iter().filter(|(_, failed)| *failed).count();
+        self.teams.insert(team, TeamOutcome { at: now, failed });
+        self.teams.retain(|_, outcome| outcome.at + MAX_AGE >= now);
+    }
+
+    /// Returns true if at least half of the recent calls failed; `None` if there were too few.
+    fn is_failing(&self) -> Option<bool> {
+        let ended = &self.ended;
+        let failed = ended.iter().filter(|call| call.failed).count();
         (ended.len() >= MIN_CALLS).then_some(failed * 2 >= ended.len())
+    }
+
+    /// Returns true if the failures may be those of one team's prompts: another team had calls, and its latest succeeded.
+    fn may_be_one_teams(&self) -> bool {
+        let failing = self.teams.values().filter(|outcome| outcome.failed);
+        self.teams.len() > 1 && failing.count() < 2
     }
 
     fn trip(&mut self, reason: Class, now: Instant) {
@@ -135,14 +189,26 @@ impl CircuitState {
 }
 
 impl BreakerPermit {
+    /// Notes the job that makes the call.
+    pub(super) fn set_origin(&mut self, origin: CallOrigin) {
+        self.origin = Some(origin);
+    }
+
+    fn origin(&self) -> CallOrigin {
+        self.origin.unwrap_or(CallOrigin {
+            team: 0,
+            job: self.call,
+        })
+    }
+
     /// Notes that the provider works, even if it refused the call.
     pub(super) fn answered(&self, now: Instant) {
         let mut inner = self.circuit.inner();
         if self.call <= inner.last_call_before_break {
             return;
         }
-        inner.ended.push_back((now, false));
-        if inner.is_failing(now) == Some(false) {
+        inner.count(self.origin(), false, now);
+        if inner.is_failing() == Some(false) {
             inner.breaks = 0;
         }
         inner.state.probe_ended(self.call, true, now);
@@ -155,10 +221,18 @@ impl BreakerPermit {
             return;
         }
         match inner.state {
-            ReadyState::Probing { call, .. } if call == self.call => inner.trip(reason, now),
+            ReadyState::Probing { call, .. } if call == self.call => {
+                inner.count(self.origin(), true, now);
+                if inner.may_be_one_teams() {
+                    // The probe shows that the provider answers, and no more.
+                    inner.state.probe_ended(self.call, true, now);
+                } else {
+                    inner.trip(reason, now);
+                }
+            }
             ReadyState::Ready | ReadyState::Ramping { .. } => {
-                inner.ended.push_back((now, true));
-                if inner.is_failing(now) == Some(true) {
+                inner.count(self.origin(), true, now);
+                if inner.is_failing() == Some(true) && !inner.may_be_one_teams() {
                     inner.trip(reason, now);
                 }
             }
@@ -260,6 +334,89 @@ mod tests {
             Some(Denied::Until(at + SECOND)),
             "short again"
         );
+    }
+
+    const EVIL: u64 = 1;
+    const GOOD: u64 = 2;
+
+    /// Makes one call of a team's job. Returns false if the breaker does not let it pass.
+    fn call_of(
+        circuit: &Arc<CircuitBreaker>,
+        at: Instant,
+        origin: CallOrigin,
+        fails: bool,
+    ) -> bool {
+        let Ok(mut permit) = circuit.enter(at) else {
+            return false;
+        };
+        permit.set_origin(origin);
+        match fails {
+            true => permit.failed(Class::ServerError, at),
+            false => permit.answered(at),
+        }
+        true
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_of_one_team_stop_no_calls_of_another_whose_calls_succeed() {
+        let circuit = Arc::new(CircuitBreaker::default());
+        let start = Instant::now();
+        for job in 0..2_000 {
+            let at = start + job * SECOND / 40;
+            let job = u64::from(job);
+            let is_good = job.is_multiple_of(10);
+            let team = if is_good { GOOD } else { EVIL };
+            let origin = CallOrigin { team, job };
+            assert!(call_of(&circuit, at, origin, !is_good), "call {job}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_of_two_teams_stop_calls() {
+        let circuit = Arc::new(CircuitBreaker::default());
+        let at = Instant::now();
+        let passed = (0..100).take_while(|job| {
+            let team = if job % 5 == 0 { GOOD } else { EVIL };
+            call_of(&circuit, at, CallOrigin { team, job: *job }, true)
+        });
+        assert_eq!(passed.count(), MIN_CALLS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_counts_once_however_often_it_is_tried() {
+        let circuit = Arc::new(CircuitBreaker::default());
+        let at = Instant::now();
+        for job in 0..100 {
+            let job = job % (MIN_CALLS as u64 - 1);
+            assert!(call_of(&circuit, at, CallOrigin { team: EVIL, job }, true));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_team_that_comes_while_another_alone_fails_is_called_after_one_break() {
+        let circuit = Arc::new(CircuitBreaker::default());
+        let mut at = Instant::now();
+        let evil = |job| CallOrigin { team: EVIL, job };
+        for job in 0..100 {
+            call_of(&circuit, at, evil(job), true);
+        }
+        for (job, pause) in [(100, 1), (101, 2), (102, 4)] {
+            at += pause * SECOND;
+            assert!(call_of(&circuit, at, evil(job), true), "a probe");
+        }
+        at += 8 * SECOND;
+        let good = |job| CallOrigin { team: GOOD, job };
+        assert!(
+            call_of(&circuit, at, good(200), false),
+            "a probe of the other team"
+        );
+        let mut called = 0;
+        for job in 201..800 {
+            at += SECOND / 40;
+            call_of(&circuit, at, evil(job), true);
+            called += usize::from(call_of(&circuit, at, good(1_000 + job), false));
+        }
+        assert!(called > 599 * 9 / 10, "but for the ramp: {called}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use forebay_schemas::Class;
 use tokio::time::Instant;
 
-use super::circuit::BreakerPermit;
+use super::circuit::{BreakerPermit, CallOrigin};
 use super::ledger::AccountLedger;
 use super::{Account, AccountKey};
 use crate::accounts::team_limits::{TeamLimits, TeamShare};
@@ -53,6 +53,13 @@ impl Permit {
             answered: false,
             runs_until: None,
             share: None,
+        }
+    }
+
+    /// Notes the job that makes the call: the circuit breaker counts each job once, and tells teams apart.
+    pub(crate) fn set_origin(&mut self, origin: CallOrigin) {
+        if let Some(breaker) = &mut self.breaker {
+            breaker.set_origin(origin);
         }
     }
 

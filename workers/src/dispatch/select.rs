@@ -191,6 +191,7 @@ impl TargetSelector {
                 }
             }
         }
+        permit.set_origin(admitted.origin());
         self.chosen = Some((candidate.target, permit));
         let cost = &admitted.cost;
         let tokens = cost.input_tokens.saturating_add(cost.output_tokens);

@@ -1,5 +1,6 @@
 //! A job between its delivery and its completion, and all that is known of it.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::Span;
 
+use crate::accounts::CallOrigin;
 use crate::clock::millis_between;
 use crate::controls::WorkerControls;
 use crate::job::candidates::CandidateSet;
@@ -71,6 +73,12 @@ pub(crate) struct AdmittedJob {
     pub(crate) last_error: Option<CompletionError>,
 }
 
+fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
 fn in_dollars(amount: Decimal) -> completion::Cost {
     completion::Cost {
         amount: amount.to_string(),
@@ -112,6 +120,14 @@ impl AdmittedJob {
     /// The unique id of its message.
     pub(crate) fn message_id(&self) -> &str {
         &self.delivery.unique_id
+    }
+
+    /// Its identity and its team, for the circuit breaker.
+    pub(crate) fn origin(&self) -> CallOrigin {
+        CallOrigin {
+            team: hash_of(&self.identity.team),
+            job: hash_of(&self.identity),
+        }
     }
 
     /// Its request, for look-ups of answers to the same one.
