@@ -194,6 +194,11 @@ impl BreakerPermit {
         self.origin = Some(origin);
     }
 
+    /// Returns true if the recent failures may be those of one team's prompts.
+    pub(super) fn may_be_one_teams(&self) -> bool {
+        self.circuit.inner().may_be_one_teams()
+    }
+
     fn origin(&self) -> CallOrigin {
         self.origin.unwrap_or(CallOrigin {
             team: 0,

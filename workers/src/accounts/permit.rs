@@ -172,6 +172,12 @@ impl Permit {
         }
     }
 
+    /// Returns true if the recent failures may be those of one team's prompts: calls of another team succeed.
+    pub(crate) fn may_be_one_teams(&self) -> bool {
+        let breaker = self.breaker.as_ref();
+        breaker.is_some_and(BreakerPermit::may_be_one_teams)
+    }
+
     /// Reports that no limit refused the call, whatever its outcome.
     pub fn accepted(&mut self, now: Instant) {
         let mut ledger = self.account.ledger();

@@ -164,7 +164,7 @@ impl RetryPolicy {
                 let backoff = jittered(counted_before, rng);
                 let wait = outcome.retry_after.unwrap_or(backoff).max(backoff);
                 (
-                    self.retry_or_finish(tries, self.max_attempts, backoff),
+                    self.retry_or_finish(tries, self.max_attempts, wait),
                     AccountAction::CoolModel(wait),
                 )
             }
