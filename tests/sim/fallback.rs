@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 /// A status, a header and a body.
-type Answer = (u16, Option<(&'static str, &'static str)>, String);
+pub(crate) type Answer = (u16, Option<(&'static str, &'static str)>, String);
 /// What an account answers to a body.
 type Script = dyn Fn(&str, &Value) -> Answer + Send + Sync;
 
@@ -63,10 +63,18 @@ impl Upstream for Scripted {
 }
 
 /// Accounts of a provider, each a tier of its own that is entered after so many seconds.
-struct Tiers {
-    provider: &'static str,
-    limit: Amount,
-    after: &'static [(&'static str, u64)],
+pub(crate) struct Tiers {
+    pub(crate) provider: &'static str,
+    pub(crate) limit: Amount,
+    pub(crate) after: &'static [(&'static str, u64)],
+}
+
+/// A worker on the simulated queue, whose provider answers as a script says.
+pub(crate) struct ScriptedRun {
+    pub(crate) queue: SimQueue,
+    upstream: Scripted,
+    _worker: Worker<SimQueue, Scripted>,
+    _dir: tempfile::TempDir,
 }
 
 const AT_ONCE: Amount = Amount::Concurrent(10);
@@ -125,12 +133,11 @@ impl Tiers {
         }
     }
 
-    /// Publishes chats, half a second apart, and waits an hour at most for their completions.
-    async fn run(
+    /// Starts a worker whose provider answers by `script`.
+    pub(crate) async fn start(
         &self,
-        jobs: &[Value],
         script: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static,
-    ) -> (Vec<Completion>, Vec<String>) {
+    ) -> ScriptedRun {
         let clock = Arc::new(VirtualClock::new(
             "2026-11-24T10:00:00Z".parse().expect("a time"),
         ));
@@ -151,7 +158,22 @@ impl Tiers {
         let state = (results, journal);
         let worker =
             Worker::start(self.config(), queue.clone(), upstream.clone(), state, clock).await;
-        let _worker = worker.expect("it starts");
+        ScriptedRun {
+            queue,
+            upstream,
+            _worker: worker.expect("it starts"),
+            _dir: dir,
+        }
+    }
+
+    /// Publishes chats, half a second apart, and waits an hour at most for their completions.
+    async fn run(
+        &self,
+        jobs: &[Value],
+        script: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static,
+    ) -> (Vec<Completion>, Vec<String>) {
+        let run = self.start(script).await;
+        let queue = &run.queue;
         for (index, body) in jobs.iter().enumerate() {
             let flow = Flow {
                 pool: "p".to_owned(),
@@ -171,7 +193,7 @@ impl Tiers {
                 .is_ok(),
             "all end within an hour"
         );
-        let called = upstream.called.lock().clone();
+        let called = run.upstream.called.lock().clone();
         (queue.completions(), called)
     }
 }
@@ -180,7 +202,7 @@ fn chat(role: &str) -> Value {
     json!({ "messages": [{ "role": role, "content": "hi" }] })
 }
 
-fn answer() -> Answer {
+pub(crate) fn answer() -> Answer {
     let message = json!({ "role": "assistant", "content": "hi" });
     let choice = json!({ "index": 0, "message": message, "finish_reason": "stop" });
     (

@@ -7,5 +7,6 @@
 
 mod fallback;
 mod invariants;
+mod poison;
 mod schedule;
 mod schedules;
