@@ -12,5 +12,6 @@ async fn main() -> ExitCode {
     {
         return ExitCode::from(forebay::cli::USAGE);
     }
+    forebay::process::dump_no_core();
     forebay::cli::main().await
 }

@@ -214,6 +214,26 @@ async fn the_output_of_a_batch_has_the_mode_that_the_users_umask_gives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_managed_server_gets_no_key_and_neither_process_writes_a_core_file() {
+    let (dir, _provider) = configured().await;
+    let mut command = program::command(dir.path(), &["serve"]);
+    let mut serve = Serve::of(command.env("OPENAI_API_KEY", "sk-do-not-pass-this-on"));
+    serve.wait_for("ready:").await;
+    let server = server_pid(dir.path()).as_raw_nonzero().to_string();
+    let environment = std::fs::read(format!("/proc/{server}/environ")).expect("readable");
+    assert_eq!(String::from_utf8_lossy(&environment), "");
+    for pid in [server, serve.pid().to_string()] {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("readable");
+        let core = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"));
+        let core = core.expect("a limit").split_whitespace();
+        assert_eq!(core.skip(4).take(2).collect::<Vec<_>>(), ["0", "0"]);
+    }
+    serve.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn credentials_are_the_owners_alone_and_the_key_is_written_nowhere() {
     let (dir, _provider) = configured().await;
     // All that can be logged, by what Forebay is made of too.

@@ -157,6 +157,8 @@ impl ServerSupervisor {
     fn spawn(&self) -> io::Result<std::process::Child> {
         let mut command = Command::new(&self.binary);
         command.arg("--config").arg(&self.config);
+        // The environment holds the providers' keys, and the server needs nothing of it.
+        command.env_clear();
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command.stderr(Stdio::null());
         // A signal from the terminal is meant for Forebay alone. Forebay stops the server when its
