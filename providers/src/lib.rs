@@ -70,6 +70,7 @@ mod limits;
 mod listing;
 pub mod retry_after;
 
+mod key_forms;
 mod redact;
 mod secret;
 mod sigv4;

@@ -1,33 +1,51 @@
 //! A credential that is not printed by accident.
 
+use std::sync::Arc;
+
 use zeroize::Zeroizing;
+
+use crate::key_forms::KeyForms;
 
 /// The replacement of a credential.
 const REDACTED: &str = "[redacted]";
 
 /// A provider's credential. `Debug` prints nothing of it; there is no `Display` and no `Serialize`.
 /// Its memory is wiped when it is dropped.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<String>);
+#[derive(Clone)]
+pub struct Secret {
+    text: Zeroizing<String>,
+    forms: Arc<Option<KeyForms>>,
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Secret {}
 
 impl Secret {
     /// Wraps a credential.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(Zeroizing::new(text.into()))
+        let text = Zeroizing::new(text.into());
+        let forms = Arc::new(KeyForms::of(&text));
+        Self { text, forms }
     }
 
     /// Returns the credential itself, for the authorisation of a request alone.
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.text
     }
 
-    /// Redacts the credential in the error text of another program. That may repeat it whole, or
-    /// with stars in its middle, as OpenAI and DeepSeek do.
+    /// Redacts the credential in a text of another program. That may repeat it whole, in part or
+    /// encoded, or with stars in its middle, as OpenAI and DeepSeek do.
     pub fn redact(&self, text: &str) -> String {
-        if self.0.is_empty() {
+        if self.text.is_empty() {
             return text.to_owned();
         }
-        let text = text.replace(self.0.as_str(), REDACTED);
+        let text = self.without_whole(text);
+        let text = self.without_forms(&text);
         let mut rest = text.as_str();
         let mut clean = String::with_capacity(rest.len());
         while let Some(start) = rest.find("**") {
@@ -46,17 +64,46 @@ impl Secret {
         clean + rest
     }
 
+    /// Redacts the whole credential where it is no part of a longer word.
+    fn without_whole(&self, text: &str) -> String {
+        let (mut clean, mut rest) = (String::with_capacity(text.len()), text);
+        while let Some(at) = rest.find(self.text.as_str()) {
+            let (before, found) = rest.split_at(at);
+            let behind = &found[self.text.len()..];
+            let is_part = before.ends_with(char::is_alphanumeric)
+                || behind.starts_with(char::is_alphanumeric);
+            clean.push_str(before);
+            clean.push_str(if is_part { &self.text } else { REDACTED });
+            rest = behind;
+        }
+        clean + rest
+    }
+
+    /// Redacts the forms of a long credential.
+    fn without_forms(&self, text: &str) -> String {
+        let Some(forms) = &*self.forms else {
+            return text.to_owned();
+        };
+        let (mut clean, mut from) = (String::with_capacity(text.len()), 0);
+        for found in forms.find(text) {
+            clean.push_str(&text[from..found.start]);
+            clean.push_str(REDACTED);
+            from = found.end;
+        }
+        clean + &text[from..]
+    }
+
     /// Returns the number of bytes at the end of `text` that are the credential's first.
     fn head_at_end_of(&self, text: &str) -> usize {
-        let lengths = (1..self.0.len()).rev();
-        let mut heads = lengths.filter_map(|length| self.0.get(..length));
+        let lengths = (1..self.text.len()).rev();
+        let mut heads = lengths.filter_map(|length| self.text.get(..length));
         let head = heads.find(|head| text.ends_with(head));
         head.map_or(0, str::len)
     }
 
     /// Returns the number of bytes at the start of `text` that are the credential's last.
     fn tail_at_start_of(&self, text: &str) -> usize {
-        let mut tails = (1..self.0.len()).filter_map(|start| self.0.get(start..));
+        let mut tails = (1..self.text.len()).filter_map(|start| self.text.get(start..));
         let tail = tails.find(|tail| text.starts_with(tail));
         tail.map_or(0, str::len)
     }

@@ -71,6 +71,13 @@ impl CallOutcome {
             None => text,
         };
         let mut response = decoded.response;
+        if let Some(id) = response
+            .as_mut()
+            .and_then(|response| response.request_id.as_mut())
+        {
+            // A gateway may use what it was sent as the id.
+            *id = secret.redact(id);
+        }
         if let (Some(redaction), Some(response)) = (&redaction, &mut response)
             && let Some(body) = redaction.body(&response.body)
         {
