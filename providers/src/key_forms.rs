@@ -8,8 +8,8 @@
 //!
 //! # How
 //!
-//! From the part of the key that follows its known prefix, every piece of eight bytes is taken, as it is, reversed, and as
-//! hexadecimal digits; and the pieces of its base64 text in the three alignments. A text is read in
+//! The part of the key that follows its known prefix is cut into every piece of eight bytes. Each piece is kept as it is,
+//! reversed, and as hexadecimal digits. So are the pieces of the part's base64 text in the three alignments. A text is read in
 //! lower case, with its percent, JSON, hexadecimal and HTML escapes decoded. Everything that is no letter and no digit is left
 //! out. Where a piece is found, the bytes of the original text that it covers are redacted.
 //!
