@@ -2,8 +2,7 @@
 //!
 //! # Why
 //!
-//! A provider, or a gateway before it, may put the key that it received into an error, a request id or a header of its
-//! answer. That text is stored and shown. Gateways cut, encode and mask what they repeat, so the key as it is written is only
+//! A provider, or a gateway before it, may repeat the key that it received in an error or in the id of a request. That text is stored and shown. Gateways cut, encode and mask what they repeat, so the key as it is written is only
 //! one of the forms.
 //!
 //! # How
