@@ -68,6 +68,7 @@ async fn a_team_keeps_its_share_beside_every_kind_of_failing_prompt() {
         (500, None, error("boom").to_string()),
         (502, None, "bad gateway".to_owned()),
         (503, None, error("overloaded").to_string()),
+        (503, Some(("retry-after", "60")), error("later").to_string()),
         (504, None, error("timeout").to_string()),
         (200, None, "<html>".to_owned()),
         (400, None, error("bad request").to_string()),

@@ -168,9 +168,13 @@ impl CircuitState {
 
     /// Returns true if at least half of the recent calls failed; `None` if there were too few.
     fn is_failing(&self) -> Option<bool> {
-        let ended = &self.ended;
-        let failed = ended.iter().filter(|call| call.failed).count();
-        (ended.len() >= MIN_CALLS).then_some(failed * 2 >= ended.len())
+        let ended = self.ended.len();
+        (ended >= MIN_CALLS).then_some(self.failing_jobs() * 2 >= ended)
+    }
+
+    /// Returns the number of jobs whose recent calls failed.
+    fn failing_jobs(&self) -> usize {
+        self.ended.iter().filter(|call| call.failed).count()
     }
 
     /// Returns true if the failures may be those of one team's prompts: another team had calls, and its latest succeeded.
@@ -192,6 +196,11 @@ impl BreakerPermit {
     /// Notes the job that makes the call.
     pub(super) fn set_origin(&mut self, origin: CallOrigin) {
         self.origin = Some(origin);
+    }
+
+    /// Returns the number of jobs whose recent calls failed.
+    pub(super) fn failing_jobs(&self) -> usize {
+        self.circuit.inner().failing_jobs()
     }
 
     /// Returns true if the recent failures may be those of one team's prompts.

@@ -13,6 +13,9 @@ use crate::accounts::team_limits::{TeamLimits, TeamShare};
 use forebay_providers::cost::CallCost;
 use forebay_providers::{Endpoint, ErrorScope, RateLimitHeaders};
 
+/// The longest cooldown of an overloaded model while one job alone has met the overload.
+const LONGEST_COOLDOWN_BY_ONE_JOB: Duration = Duration::from_secs(1);
+
 /// The right to make one call to one model with one key, taken from all meters at once. Dropping it gives back what the
 /// call has not used: everything, if the call was never sent.
 #[derive(Debug)]
@@ -172,10 +175,22 @@ impl Permit {
         }
     }
 
-    /// Returns true if the recent failures may be those of one team's prompts: calls of another team succeed.
-    pub(crate) fn may_be_one_teams(&self) -> bool {
-        let breaker = self.breaker.as_ref();
-        breaker.is_some_and(BreakerPermit::may_be_one_teams)
+    /// Cools the model at the account for `wait`, since the provider is overloaded.
+    ///
+    /// It does not cool if calls of another team succeed: the overload may be that of one team's prompts. After the failure
+    /// of a single job it cools for a second at most. The next job then shows whether the provider is overloaded for all.
+    pub(crate) fn cool_overloaded_model(&self, wait: Duration, now: Instant) {
+        let Some(breaker) = &self.breaker else {
+            return;
+        };
+        if breaker.may_be_one_teams() {
+            return;
+        }
+        let wait = match breaker.failing_jobs() {
+            0 | 1 => wait.min(LONGEST_COOLDOWN_BY_ONE_JOB),
+            _ => wait,
+        };
+        self.cool_model(Class::Overloaded, wait, now);
     }
 
     /// Reports that no limit refused the call, whatever its outcome.

@@ -182,8 +182,9 @@ fn apply(permit: &Permit, action: AccountAction, scope: ErrorScope, class: Class
     match action {
         AccountAction::None => {}
         AccountAction::Refused(wait) => permit.refused(scope, class, wait, now),
-        // A provider that is overloaded fails other teams too. The job backs off all the same.
-        AccountAction::CoolModel(_) if class == Class::Overloaded && permit.may_be_one_teams() => {}
+        AccountAction::CoolModel(wait) if class == Class::Overloaded => {
+            permit.cool_overloaded_model(wait, now);
+        }
         AccountAction::CoolModel(wait) => permit.cool_model(class, wait, now),
         AccountAction::DisableKey => permit.disable_key(class),
         AccountAction::DisableAccount => permit.account().disable(class),
