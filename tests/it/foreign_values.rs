@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::{self, Context, kv};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE;
 use forebay::app::App;
@@ -270,4 +270,40 @@ async fn a_foreign_value_hides_no_object() {
         stream.cached_info().state.messages == 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_buckets_of_an_earlier_version_are_taken_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_server, address, team) = server(dir.path()).await;
+    let context = jetstream::new(team);
+    let bucket = async |name: &str, limit_markers| {
+        let config = kv::Config {
+            bucket: name.to_owned(),
+            history: 1,
+            limit_markers,
+            ..kv::Config::default()
+        };
+        let store = context.create_key_value(config).await;
+        store.expect("the bucket")
+    };
+    // The lease of a worker that has ended, a paused team, and junk, none with a tag.
+    let nodes = bucket("AI_NODES", Some(Duration::from_secs(9))).await;
+    let holder = json!({ "host": "gone", "pid": 1, "nonce": 7 }).to_string();
+    nodes.put("worker", holder.into()).await.expect("put");
+    let states = bucket("AI_ACCOUNTS", None).await;
+    let disabled = json!({ "keys": { "key-1": { "until": null, "reason": null } }, "models": {}, "spent": {} });
+    let value = disabled.to_string().into();
+    states.put("one", value).await.expect("put");
+    states.put("junk", "{}".into()).await.expect("put");
+
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+        .start()
+        .await;
+    let shown = accounts(&forebay).await;
+    assert_eq!(shown.accounts[0].keys[0].state, "disabled", "{shown:?}");
+    assert!(is_tagged(&context, "AI_NODES", LEASE).await);
+    assert!(is_tagged(&context, "AI_ACCOUNTS", "$KV.AI_ACCOUNTS.one").await);
+    assert!(!is_tagged(&context, "AI_ACCOUNTS", "$KV.AI_ACCOUNTS.junk").await);
 }
