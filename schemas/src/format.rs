@@ -89,7 +89,7 @@ impl Names {
         format!("{}.later.>", self.prefix())
     }
 
-    /// Returns today's subject of a message of that stream.
+    /// Returns today's subject of a message of that stream, without the code of a scheduled job's.
     pub fn scheduled_since_format_1(&self, subject: &str) -> String {
         let rest = subject
             .strip_prefix(self.prefix())

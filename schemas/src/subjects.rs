@@ -262,17 +262,23 @@ impl Names {
         ]
     }
 
-    /// Returns the subject on which a job waits for its scheduled time.
+    /// Returns the subject on which a job waits for its scheduled time, without its last token: a code that only Forebay
+    /// can compute, so that no other program can name the subject.
     pub fn scheduled(&self, team: &str, batch: Option<&str>, id: &str) -> String {
         let batch = batch.unwrap_or(NO_BATCH);
         format!("{}.scheduled.{team}.{batch}.{}", self.prefix, encode_id(id))
+    }
+
+    /// Returns the filter for the subject on which a job waits for its scheduled time, with any code.
+    pub fn scheduled_of_job(&self, team: &str, batch: Option<&str>, id: &str) -> String {
+        format!("{}.*", self.scheduled(team, batch, id))
     }
 
     /// Returns the filter for the scheduled jobs of a batch; without one, for a team's jobs that
     /// have no batch.
     pub fn scheduled_of(&self, team: &str, batch: Option<&str>) -> String {
         format!(
-            "{}.scheduled.{team}.{}.*",
+            "{}.scheduled.{team}.{}.*.*",
             self.prefix,
             batch.unwrap_or(NO_BATCH)
         )

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
-use bytes::Bytes;
+use async_nats::jetstream::message::StreamMessage;
 use forebay_schemas::flow::DEFAULT_TEAM;
 use forebay_schemas::format::is_of_format_1;
 use forebay_schemas::header::IN_PROGRESS_HEADER;
@@ -139,15 +139,16 @@ async fn why_none(
     }
     let Identity { team, batch, id } = identity;
     let names = &connection.names;
-    let scheduled = names.scheduled(team, batch.as_deref(), id);
+    let scheduled = names.scheduled_of_job(team, batch.as_deref(), id);
     let scheduled = last_of(connection, names.scheduled_stream(), &scheduled).await;
-    if scheduled.is_some() {
+    // Another message, without headers, can have come on a subject of this form.
+    if scheduled.is_some_and(|message| message.headers.get("Nats-Schedule").is_some()) {
         return "it is not answered yet: it waits for its time".to_owned();
     }
     let of_any = names.completion(team, Some("*"), id);
     let elsewhere = last_of(connection, names.completions_stream(), &of_any).await;
     let elsewhere =
-        elsewhere.and_then(|payload| serde_json::from_slice::<Completion>(&payload).ok());
+        elsewhere.and_then(|message| serde_json::from_slice::<Completion>(&message.payload).ok());
     let other_batch = elsewhere.map(|completion| completion.batch);
     match other_batch.filter(|other| other != batch) {
         Some(Some(other)) => format!("batch {other} has a job of this id: say --batch {other}"),
@@ -165,12 +166,12 @@ fn not_known(identity: &Identity) -> String {
     format!("it is not answered yet, or was never published{batch}")
 }
 
-/// Returns the payload of the last message on a subject of a stream, if there is one.
-async fn last_of(connection: &Connection, stream: String, subject: &str) -> Option<Bytes> {
+/// Returns the last message on a subject of a stream, if there is one.
+async fn last_of(connection: &Connection, stream: String, subject: &str) -> Option<StreamMessage> {
     let stream = connection.context.get_stream_no_info(stream).await;
     let stream = stream.ok()?;
     let last = stream.get_last_raw_message_by_subject(subject).await;
-    last.ok().map(|message| message.payload)
+    last.ok()
 }
 
 async fn tail(

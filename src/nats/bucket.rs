@@ -31,20 +31,14 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
-use forebay_schemas::header::{COPY_HEADERS, TAG_HEADER};
-use forebay_schemas::subjects::{bytes_of_hex, hex};
+use forebay_schemas::header::TAG_HEADER;
+use forebay_workers::tags::TagKey;
 use futures::TryStreamExt;
-use hmac::{Hmac, Mac};
 use parking_lot::RwLock;
-use sha2::Sha256;
 use tracing::{info, warn};
 
 use crate::nats::streams;
 
-/// The key of the secret in a stream's metadata.
-const SECRET_KEY: &str = "forebay.tag";
-/// The version of the tag, which precedes it in its header.
-const TAG_VERSION: &str = "v1";
 /// The header of a deletion, as key-value clients write it, and its value.
 const OPERATION_HEADER: &str = "KV-Operation";
 const PURGE: &str = "PURGE";
@@ -120,58 +114,19 @@ pub struct Bucket {
     tags: Arc<RwLock<TagKey>>,
 }
 
-/// The secret of a bucket's tags. `Debug` does not print it.
-#[derive(Clone)]
-struct TagKey([u8; 32]);
-
-impl std::fmt::Debug for TagKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TagKey")
-    }
+/// Returns the tag of a value, or of a deletion.
+fn tag_of(tags: &TagKey, subject: &str, operation: &str, value: &[u8]) -> String {
+    tags.tag(&[subject.as_bytes(), operation.as_bytes(), value])
 }
 
-impl TagKey {
-    fn random() -> Self {
-        Self(rand::random())
-    }
-
-    fn of_text(text: &str) -> Option<Self> {
-        Some(Self(bytes_of_hex(text)?.try_into().ok()?))
-    }
-
-    /// Starts the code over a subject, an operation and a value. Their ends are part of it.
-    fn mac(&self, subject: &str, operation: &str, value: &[u8]) -> Option<Hmac<Sha256>> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).ok()?;
-        for part in [subject.as_bytes(), operation.as_bytes(), value] {
-            mac.update(&(part.len() as u64).to_be_bytes());
-            mac.update(part);
-        }
-        Some(mac)
-    }
-
-    fn tag(&self, subject: &str, operation: &str, value: &[u8]) -> String {
-        let mac = self.mac(subject, operation, value);
-        let code = mac.map(|mac| mac.finalize().into_bytes());
-        format!(
-            "{TAG_VERSION} {}",
-            code.map(|code| hex(&code)).unwrap_or_default()
-        )
-    }
-
-    fn is_valid(&self, message: &StreamMessage) -> bool {
-        let headers = &message.headers;
-        if COPY_HEADERS.iter().any(|name| headers.get(*name).is_some()) {
-            return false;
-        }
-        let code = headers
-            .get(TAG_HEADER)
-            .and_then(|tag| tag.as_str().strip_prefix(TAG_VERSION))
-            .and_then(|code| bytes_of_hex(code.trim_start()));
-        let operation = operation_of(headers);
-        let mac = self.mac(&message.subject, operation, &message.payload);
-        code.zip(mac)
-            .is_some_and(|(code, mac)| mac.verify_slice(&code).is_ok())
-    }
+fn is_tagged(tags: &TagKey, message: &StreamMessage) -> bool {
+    let operation = operation_of(&message.headers);
+    let parts = [
+        message.subject.as_bytes(),
+        operation.as_bytes(),
+        &message.payload,
+    ];
+    tags.is_tagged(&message.headers, &parts)
 }
 
 fn operation_of(headers: &HeaderMap) -> &str {
@@ -212,7 +167,7 @@ impl Bucket {
     }
 
     fn with_secret(context: &Context, stream: &Stream, settings: &BucketSettings) -> Option<Self> {
-        let tags = secret_of(&stream.cached_info().config)?;
+        let tags = TagKey::of_metadata(&stream.cached_info().config.metadata)?;
         Some(Self {
             context: context.clone(),
             stream: stream.clone(),
@@ -230,7 +185,7 @@ impl Bucket {
         let tags = self.tags.read().clone();
         let opened = open_stream(&self.context, &self.settings, &tags).await;
         let stream = opened.map_err(|problem| self.error(problem))?;
-        if let Some(stored) = secret_of(&stream.cached_info().config) {
+        if let Some(stored) = TagKey::of_metadata(&stream.cached_info().config.metadata) {
             *self.tags.write() = stored;
         }
         Ok(())
@@ -261,7 +216,7 @@ impl Bucket {
             Err(error) => return Err(self.error(error)),
         };
         let revision = message.sequence;
-        if !self.tags.read().is_valid(&message) {
+        if !is_tagged(&self.tags.read(), &message) {
             return Ok(BucketEntry::Foreign { revision });
         }
         if !operation_of(&message.headers).is_empty() {
@@ -307,7 +262,7 @@ impl Bucket {
     pub async fn purge(&self, key: &str, expected: u64) -> Result<BucketWrite, Error> {
         let subject = self.subject(key);
         let message = PublishMessage::build()
-            .header(TAG_HEADER, self.tags.read().tag(&subject, PURGE, b""))
+            .header(TAG_HEADER, tag_of(&self.tags.read(), &subject, PURGE, b""))
             .header(OPERATION_HEADER, PURGE)
             .header("Nats-Rollup", "sub")
             .expected_last_subject_sequence(expected);
@@ -332,7 +287,7 @@ fn subject(bucket: &str, key: &str) -> String {
 }
 
 fn tagged(tags: &TagKey, subject: &str, value: Bytes) -> PublishMessage {
-    let tag = tags.tag(subject, "", &value);
+    let tag = tag_of(tags, subject, "", &value);
     PublishMessage::build()
         .header(TAG_HEADER, tag)
         .payload(value)
@@ -348,10 +303,6 @@ async fn keys_of(stream: &Stream, bucket: &str) -> Result<Vec<String>, String> {
     let prefix = subject(bucket, "");
     let key = |(subject, _): &(String, usize)| Some(subject.strip_prefix(&prefix)?.to_owned());
     Ok(subjects.iter().filter_map(key).collect())
-}
-
-fn secret_of(config: &Config) -> Option<TagKey> {
-    TagKey::of_text(config.metadata.get(SECRET_KEY)?)
 }
 
 /// Opens the stream of a bucket. Creates it with this secret if it does not exist.
@@ -377,7 +328,6 @@ async fn open_stream(
 }
 
 fn new_stream(name: String, settings: &BucketSettings, tags: &TagKey) -> Config {
-    let secret = hex(&tags.0);
     Config {
         name,
         subjects: vec![subject(&settings.name, ">")],
@@ -388,7 +338,7 @@ fn new_stream(name: String, settings: &BucketSettings, tags: &TagKey) -> Config 
         deny_delete: true,
         allow_direct: true,
         allow_message_ttl: settings.has_ttl,
-        metadata: [(SECRET_KEY.to_owned(), secret)].into(),
+        metadata: [tags.metadata_entry()].into(),
         ..Config::default()
     }
 }
@@ -425,7 +375,7 @@ async fn take_over(
         taken += 1;
     }
     let mut config = stream.cached_info().config.clone();
-    config.metadata.insert(SECRET_KEY.to_owned(), hex(&tags.0));
+    config.metadata.extend([tags.metadata_entry()]);
     config.allow_message_ttl |= settings.has_ttl;
     // A value whose time to live is over leaves no untagged marker behind.
     config.subject_delete_marker_ttl = None;

@@ -1,27 +1,19 @@
 //! The streams. They are created or updated at the start, and refused if they would break a
 //! guarantee.
 
-use std::collections::HashMap;
+mod settings;
+
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{
-    Config, DiscardPolicy, Info, Republish, RetentionPolicy, StorageType,
-};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy};
 use async_nats::jetstream::{Context, ErrorCode};
+use forebay_schemas::Names;
 use forebay_schemas::format::FORMAT_1_UNTIL;
-use forebay_schemas::{Lane, Names};
+use forebay_workers::tags::TagKey;
 use tracing::{debug, warn};
 
+use self::settings::{SizedStream, streams, to_i64};
 use crate::config::{SMALLEST_STREAM, StreamSize, StreamsConfig};
-
-/// Maximum number of consumers of a stream. Each flow has a durable consumer, and the server's own
-/// default is 1,000.
-const MAX_CONSUMERS: i32 = 10_000;
-/// The time for which dead letters and events are kept.
-const DEAD_LETTER_MAX_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-/// The duplicate window, which is the minimum that the server allows. Forebay itself recognises
-/// duplicates: ids are unique within a team, but the server's window covers the whole stream.
-const MIN_DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
 
 /// The interval of checks that all streams exist.
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -65,7 +57,7 @@ pub async fn establish(
     sizes: &StreamsConfig,
 ) -> Result<(), Error> {
     let mut missing = Vec::new();
-    for (wanted, size) in streams(names, sizes) {
+    for (wanted, size) in streams(names, sizes, &TagKey::random()) {
         match existing(context, &wanted.name).await? {
             Some(found) => {
                 if let Some(misfit) = misfit(&found.config, &wanted) {
@@ -91,11 +83,15 @@ pub async fn establish(
 /// Returns the intended settings of a stream, with those of the existing one that stay.
 fn updated(found: Info, (wanted, size): SizedStream) -> Config {
     let mut metadata = found.config.metadata;
-    for key in wanted.metadata.into_keys() {
-        // A stream without this key was created by a Forebay with format 1 only. All its messages
-        // have that format.
-        let last_sequence = || found.state.last_sequence.to_string();
-        metadata.entry(key).or_insert_with(last_sequence);
+    for (key, value) in wanted.metadata {
+        // A stream of jobs without this key was created by a Forebay with format 1 only. All its
+        // messages have that format.
+        let value = if key == FORMAT_1_UNTIL {
+            found.state.last_sequence.to_string()
+        } else {
+            value
+        };
+        metadata.entry(key).or_insert(value);
     }
     // Replicas and placement belong to the operator. Without a configured size, the size at
     // creation is kept.
@@ -147,26 +143,36 @@ async fn replace_former(
 }
 
 /// Creates streams again that are deleted while Forebay runs. Publishers and completions are then
-/// not refused until the next start.
+/// not refused until the next start. The stream of scheduled jobs keeps its secret.
 pub fn watch(context: Context, names: Names, sizes: StreamsConfig) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
+        let mut tags = None;
         loop {
-            tokio::time::sleep(STREAM_CHECK_INTERVAL).await;
-            if let Err(error) = create_missing(&context, &names, &sizes).await {
+            if let Err(error) = create_missing(&context, &names, &sizes, &mut tags).await {
                 debug!(%error, "the streams cannot be looked at");
             }
+            tokio::time::sleep(STREAM_CHECK_INTERVAL).await;
         }
     })
 }
 
+/// Creates the streams that do not exist. `tags` is the last known secret of the stream of scheduled jobs.
 async fn create_missing(
     context: &Context,
     names: &Names,
     sizes: &StreamsConfig,
+    tags: &mut Option<TagKey>,
 ) -> Result<(), Error> {
+    let secret = tags.get_or_insert_with(TagKey::random).clone();
     let mut missing = Vec::new();
-    for (wanted, size) in streams(names, sizes) {
-        if existing(context, &wanted.name).await?.is_none() {
+    for (wanted, size) in streams(names, sizes, &secret) {
+        let found = existing(context, &wanted.name).await?;
+        if let Some(found) = &found
+            && let Some(stored) = TagKey::of_metadata(&found.config.metadata)
+        {
+            *tags = Some(stored);
+        }
+        if found.is_none() {
             warn!(
                 stream = wanted.name,
                 "the stream was deleted with all that it held; making it again"
@@ -243,141 +249,9 @@ fn is_out_of_room(error: &async_nats::jetstream::context::CreateStreamError) -> 
     matches!(error.kind(), JetStream(error) if of_room.contains(&error.error_code()))
 }
 
-fn to_i64(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
 fn is_not_found(error: &async_nats::jetstream::context::GetStreamError) -> bool {
     use async_nats::jetstream::context::GetStreamErrorKind::JetStream;
     matches!(error.kind(), JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
-}
-
-/// A stream and its maximum size. `None` means no limit.
-type SizedStream = (Config, Option<StreamSize>);
-
-/// Returns the streams with their intended settings.
-fn streams(names: &Names, sizes: &StreamsConfig) -> Vec<SizedStream> {
-    let base = |name: String, subjects: Vec<String>| Config {
-        name,
-        subjects,
-        storage: StorageType::File,
-        num_replicas: 1,
-        max_consumers: MAX_CONSUMERS,
-        duplicate_window: MIN_DUPLICATE_WINDOW,
-        ..Config::default()
-    };
-    let sized = |size: StreamSize, config: Config| {
-        (
-            Config {
-                max_bytes: to_i64(size.bytes()),
-                ..config
-            },
-            Some(size),
-        )
-    };
-    vec![
-        sized(
-            sizes.jobs_max_bytes,
-            Config {
-                retention: RetentionPolicy::WorkQueue,
-                discard: DiscardPolicy::New,
-                // The jobs of a flow have one subject, so the server can count them.
-                max_messages_per_subject: sizes.jobs_max_per_queue.map_or(-1, i64::from),
-                discard_new_per_subject: sizes.jobs_max_per_queue.is_some(),
-                republish: Some(Republish {
-                    source: names.all_jobs(),
-                    destination: names.all_seen(),
-                    headers_only: true,
-                }),
-                metadata: HashMap::from([(FORMAT_1_UNTIL.to_owned(), "0".to_owned())]),
-                ..base(names.jobs_stream(), job_subjects(names))
-            },
-        ),
-        (
-            Config {
-                retention: RetentionPolicy::WorkQueue,
-                discard: DiscardPolicy::Old,
-                allow_message_schedules: true,
-                allow_rollup: true,
-                allow_direct: true,
-                republish: Some(Republish {
-                    source: names.all_due(),
-                    destination: names.all_seen_due(),
-                    headers_only: true,
-                }),
-                ..base(names.scheduled_stream(), names.scheduled_subjects())
-            },
-            None,
-        ),
-        sized(
-            sizes.completions_max_bytes,
-            Config {
-                max_age: sizes.completions_max_age,
-                allow_direct: true,
-                ..base(names.completions_stream(), vec![names.all_completions()])
-            },
-        ),
-        (
-            Config {
-                max_age: DEAD_LETTER_MAX_AGE,
-                duplicate_window: Duration::from_secs(120),
-                ..base(names.dead_stream(), vec![names.all_dead()])
-            },
-            None,
-        ),
-        (
-            Config {
-                max_age: DEAD_LETTER_MAX_AGE,
-                ..base(names.events_stream(), vec![names.all_events()])
-            },
-            None,
-        ),
-        // The jobs of dead letters must remain for a replay, for about as long as dead letters do.
-        objects(
-            &names.requests_bucket(),
-            sizes.objects_max_bytes,
-            DEAD_LETTER_MAX_AGE,
-            DiscardPolicy::New,
-        ),
-        // The worker's store still has an answer whose object was deleted for lack of room.
-        objects(
-            &names.answers_bucket(),
-            sizes.objects_max_bytes,
-            sizes.completions_max_age,
-            DiscardPolicy::Old,
-        ),
-    ]
-}
-
-/// Returns an object store with the settings that NATS clients use.
-fn objects(
-    bucket: &str,
-    size: StreamSize,
-    max_age: Duration,
-    discard: DiscardPolicy,
-) -> SizedStream {
-    let stream = Config {
-        name: Names::bucket_stream(bucket),
-        subjects: Names::bucket_subjects(bucket).into(),
-        storage: StorageType::File,
-        num_replicas: 1,
-        allow_rollup: true,
-        allow_direct: true,
-        max_age,
-        max_bytes: to_i64(size.bytes()),
-        discard,
-        ..Config::default()
-    };
-    (stream, Some(size))
-}
-
-/// Returns the three forms of a job's subject. No stream takes a subject of another form, for
-/// example with an unknown lane. Its publisher therefore gets an error at once.
-fn job_subjects(names: &Names) -> Vec<String> {
-    let prefix = names.prefix();
-    let mut subjects = vec![format!("{prefix}.jobs.*"), format!("{prefix}.jobs.*.*")];
-    subjects.extend(Lane::ALL.map(|lane| format!("{prefix}.jobs.*.*.{lane}")));
-    subjects
 }
 
 /// Returns true if two subjects have the same first two tokens, which are prefix and kind.

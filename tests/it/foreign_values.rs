@@ -307,3 +307,92 @@ async fn the_buckets_of_an_earlier_version_are_taken_over() {
     assert!(is_tagged(&context, "AI_ACCOUNTS", "$KV.AI_ACCOUNTS.one").await);
     assert!(!is_tagged(&context, "AI_ACCOUNTS", "$KV.AI_ACCOUNTS.junk").await);
 }
+
+/// Returns a job that waits for its time, for some seconds.
+fn scheduled(id: &str) -> Value {
+    let mut job = chat(id, "hello");
+    let at = SystemClock.now() + Duration::from_secs(8);
+    job["not_before"] = json!(at);
+    job
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_that_is_aimed_at_a_schedule_does_not_stop_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_server, address, team) = server(dir.path()).await;
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+        .start()
+        .await;
+    for id in ["kept", "cancelled"] {
+        forebay.publish("ai.jobs.chat", &scheduled(id)).await;
+        forebay
+            .scheduled(&format!("ai.scheduled.default._.{id}"))
+            .await;
+        for code in ["", ".0", ".0123456789abcdef", ".0.0"] {
+            aim(&team, &format!("ai.scheduled.default._.{id}{code}")).await;
+        }
+    }
+    let what = json!({ "team": "default", "id": "cancelled" });
+    let reply: Value = control(&forebay, "cancel", &what).await.expect("cancelled");
+    assert_eq!(reply["rescheduled"], 1, "{reply}");
+    let cancelled = forebay.completion("default", None, "cancelled").await;
+    assert_eq!(cancelled.status, Status::Cancelled);
+    let kept = forebay.completion("default", None, "kept").await;
+    assert_eq!(answer_text(&kept), "You said: hello");
+    assert_eq!(provider.calls().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_due_job_that_forebay_did_not_schedule_is_called_by_no_account() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_server, address, team) = server(dir.path()).await;
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+        .start()
+        .await;
+    let context = jetstream::new(team);
+    forebay.publish("ai.jobs.chat", &scheduled("real")).await;
+    let real = forebay.scheduled("ai.scheduled.default._.real").await;
+    // A copy has the tag of the original, but comes on another subject, with another state or another body.
+    let due = "ai.due.chat.default.normal";
+    let state = real.headers.get("Forebay-State").expect("a state");
+    let state = state.as_str().replace("\"real\"", "\"forged\"");
+    let mut forged = real.headers.clone();
+    forged.insert("Forebay-State", state.as_str());
+    let mut copied = real.headers.clone();
+    copied.insert("Nats-Stream", "AI_SCHEDULED");
+    let other_body = json!({ "body": { "messages": [] } }).to_string();
+    let foreign = [
+        (
+            "ai.due.chat.default.bulk",
+            real.headers.clone(),
+            real.payload.clone(),
+        ),
+        (due, forged, real.payload.clone()),
+        (due, copied, real.payload.clone()),
+        (due, real.headers.clone(), other_body.into()),
+    ];
+    for (subject, headers, payload) in foreign {
+        // Without those that would make it a schedule, or erase others.
+        let kept = headers.iter().filter(|(name, _)| {
+            let name = name.to_string();
+            name.starts_with("Forebay-") || name == "Nats-Stream"
+        });
+        let headers: async_nats::HeaderMap = kept
+            .map(|(name, values)| (name.clone(), values[0].clone()))
+            .collect();
+        let sent = context.publish_with_headers(subject, headers, payload);
+        sent.await.expect("sent").await.expect("stored");
+    }
+    let dead = context.get_stream("AI_DEAD").await.expect("dead letters");
+    until("four dead letters", async || {
+        let info = dead.get_info().await;
+        info.is_ok_and(|info| info.state.messages == 4)
+    })
+    .await;
+    assert_eq!(provider.calls().len(), 0);
+    let completion = forebay.completion("default", None, "real").await;
+    assert_eq!(answer_text(&completion), "You said: hello");
+    assert_eq!(provider.calls().len(), 1);
+}

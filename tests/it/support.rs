@@ -165,7 +165,7 @@ impl Forebay {
             .expect("a message")
     }
 
-    /// A job that waits for its time, as soon as it does.
+    /// A job that waits for its time, as soon as it does. `subject` is without its code.
     pub(crate) async fn scheduled(
         &self,
         subject: &str,
@@ -174,8 +174,10 @@ impl Forebay {
         let context = &self.connection.context;
         let stream = context.get_stream(name).await.expect("the stream");
         // A consumer would take it away, so there is no signal.
+        let filter = format!("{subject}.*");
         eventually(subject, async || {
-            stream.direct_get_last_for_subject(subject).await.ok()
+            let last = stream.get_last_raw_message_by_subject(&filter).await;
+            last.ok()
         })
         .await
     }

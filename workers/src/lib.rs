@@ -37,8 +37,9 @@ mod pools;
 // The outcome of a call, and the retry policy.
 pub mod outcome;
 
-// Where jobs come from and completions go.
+// Where jobs come from and completions go, and the codes that mark what Forebay wrote.
 pub mod queue;
+pub mod tags;
 
 // How fast each account is called: limits, cooldowns, keys.
 pub mod accounts;

@@ -37,8 +37,8 @@ pub struct Delivery {
     pub object: Option<String>,
     /// The header `Forebay-Revision`: the revision that the publisher requests where the one before failed.
     pub revision: Option<u32>,
-    /// The error in the message's headers, worded for its publisher; `None` if there is none.
-    pub problem: Option<String>,
+    /// The error in the message's origin or headers; `None` if there is none.
+    pub problem: Option<DeliveryProblem>,
     /// A name for the message that no other message of the stream has or had.
     pub unique_id: String,
     /// The time at which the message was published.
@@ -51,6 +51,15 @@ pub struct Delivery {
     pub format: Format,
     /// The token that acknowledges the delivery.
     pub receipt: DeliveryReceipt,
+}
+
+/// The reason why a message is no job, whatever its payload is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeliveryProblem {
+    /// It came on the subject of postponed jobs, and Forebay did not postpone it. None of its headers is read.
+    Foreign,
+    /// It has words of an earlier format. The text is worded for its publisher.
+    FormerWords(String),
 }
 
 /// One thing that is read by itself: a flow's jobs, or the flow's postponed jobs whose time has come.

@@ -17,7 +17,7 @@ use crate::dispatch::dispatcher::MAX_IN_MEMORY_DELAY;
 use crate::intake::candidates::choose_candidates;
 use crate::intake::lookup::{answered, recall};
 use crate::intake::payload::{self, JobPayload};
-use crate::intake::read::{NO_JOB, ReadMessage, read};
+use crate::intake::read::{NO_JOB, ReadMessage, is_foreign, read};
 use crate::job::admitted_job::AdmittedJob;
 use crate::job::candidates::CandidateSet;
 use crate::job::delivery::{HeldDelivery, PrefetchBuffer};
@@ -199,7 +199,7 @@ fn take_step<Q: Queue, U: Upstream>(
 async fn next_step<Q: Queue, U>(
     state: &WorkerState<Q, U>,
     admitted: &mut AdmittedJob,
-    rejection: Option<Rejection>,
+    mut rejection: Option<Rejection>,
 ) -> AdmissionStep {
     let format = admitted.delivery.format;
     let of_subject = state
@@ -210,11 +210,14 @@ async fn next_step<Q: Queue, U>(
     {
         return AdmissionStep::Reject(of_subject.clone());
     }
+    if let Some(rejection) = rejection.take_if(|rejection| is_foreign(rejection)) {
+        return AdmissionStep::Reject(rejection);
+    }
     if let Some(step) = step_of_answered(state, admitted, rejection.as_ref()).await {
         return step;
     }
     let interrupted = recall(state, admitted);
-    let mut rejection = of_subject.or(rejection);
+    rejection = of_subject.or(rejection);
     // A job that waits for its time is delivered again then, and its file is attached then.
     let is_postponed = admitted
         .not_before

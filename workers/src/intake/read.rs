@@ -8,12 +8,14 @@ use serde::Deserialize;
 use crate::intake::payload::JobPayload;
 use crate::job::delivery::HeldDelivery;
 use crate::outcome::outcome::Rejection;
-use crate::queue::{Delivery, PostponedState};
+use crate::queue::{Delivery, DeliveryProblem, PostponedState};
 use crate::store::journal::WorkStep;
 use crate::worker_state::WorkerState;
 
 /// How the fingerprint of a message begins that cannot be read.
 pub(crate) const NO_JOB: &str = "not a job: ";
+/// The code of a message that Forebay did not write, in a place where only Forebay writes.
+const FOREIGN: &str = "foreign_message";
 /// The highest revision that a producer can ask for.
 const MAX_REVISION: u32 = 1_000_000;
 
@@ -47,6 +49,9 @@ pub(crate) fn read<Q, U>(
     let (mut identity, job, mut rejection) = match poisoned_at {
         // It must not even be parsed again.
         Some(WorkStep::Reading) => (identity_of(flow, None, None, &delivery), None, None),
+        _ if delivery.problem == Some(DeliveryProblem::Foreign) => {
+            (identity_of(flow, None, None, &delivery), None, None)
+        }
         _ => parse(flow, &delivery, payload),
     };
     let fingerprint = fingerprint_of(flow, &delivery, job.as_ref(), postponed.as_ref());
@@ -75,7 +80,7 @@ pub(crate) fn read<Q, U>(
     held.deadline = job.deadline;
     held.tried = !attempts.is_empty();
     held.replies = replies;
-    let rejection = rejection.or_else(|| Some(("invalid_job", delivery.problem.take()?)));
+    let rejection = rejection.or_else(|| delivery.problem.take().map(rejection_of));
     let rejection = rejection.or_else(|| Some(refused_reply(not_allowed.first()?, flow)));
     ReadMessage {
         job,
@@ -88,6 +93,21 @@ pub(crate) fn read<Q, U>(
         revision,
         rejection,
     }
+}
+
+fn rejection_of(problem: DeliveryProblem) -> Rejection {
+    match problem {
+        DeliveryProblem::Foreign => {
+            let message = "Forebay did not schedule the job that came back on this subject";
+            (FOREIGN, message.to_owned())
+        }
+        DeliveryProblem::FormerWords(message) => ("invalid_job", message),
+    }
+}
+
+/// Returns true if Forebay did not write the message, so that no completion belongs to it.
+pub(crate) fn is_foreign((code, _): &Rejection) -> bool {
+    *code == FOREIGN
 }
 
 /// The identity, the job if there is one, and why it cannot be called if it cannot.

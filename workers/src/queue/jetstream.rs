@@ -24,17 +24,19 @@ use forebay_schemas::format::{FORMAT_1_REVISION_HEADER, FORMAT_1_UNTIL};
 use forebay_schemas::header::{OBJECT_HEADER, REPLY_TO_HEADER, REVISION_HEADER};
 use forebay_schemas::{Completion, Format, Identity, Names};
 use jiff::Timestamp;
+use parking_lot::RwLock;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use crate::controls::CancelledJobs;
+use crate::tags::TagKey;
 
 pub use format_1::take_over_schedules;
 pub use objects::{Objects, object_of};
 
 use super::{
-    ActiveReadings, CompletionPublication, Credit, DeadLetter, Delivery, DeliveryReceipt,
-    DeliverySource, Error, ExistingCompletion, PostponedJob, PostponedState, PublishOutcome, Queue,
-    QueueReading,
+    ActiveReadings, CompletionPublication, Credit, DeadLetter, Delivery, DeliveryProblem,
+    DeliveryReceipt, DeliverySource, Error, ExistingCompletion, PostponedJob, PostponedState,
+    PublishOutcome, Queue, QueueReading,
 };
 
 /// Time after which the server delivers again what is neither acknowledged nor reported in progress.
@@ -71,6 +73,8 @@ pub struct JetStreamQueue {
     created: Arc<[AtomicI64; 2]>,
     /// The sequence of the last job in format 1; 0 if there is none.
     format_1_until: Arc<AtomicU64>,
+    /// The secret of the stream of postponed jobs; `None` until it is read.
+    schedule_tags: Arc<RwLock<Option<TagKey>>>,
     /// Limits the consumers that are created or deleted at once. Of thousands, each would wait for all the others.
     consumer_slots: Arc<Semaphore>,
     requests: Objects,
@@ -90,6 +94,7 @@ impl JetStreamQueue {
             names,
             created: Arc::default(),
             format_1_until: Arc::default(),
+            schedule_tags: Arc::default(),
             consumer_slots: Arc::new(Semaphore::new(CONSUMER_SLOTS)),
         }
     }
@@ -128,8 +133,11 @@ impl JetStreamQueue {
         let created = info.created.unix_timestamp();
         self.created_of(reading.due)
             .store(created, Ordering::Relaxed);
-        if !reading.due {
-            let until = info.config.metadata.get(FORMAT_1_UNTIL);
+        let metadata = &info.config.metadata;
+        if reading.due {
+            *self.schedule_tags.write() = TagKey::of_metadata(metadata);
+        } else {
+            let until = metadata.get(FORMAT_1_UNTIL);
             let until = until.and_then(|until| until.parse().ok());
             self.format_1_until
                 .store(until.unwrap_or_default(), Ordering::Relaxed);
@@ -178,13 +186,36 @@ impl JetStreamQueue {
         }
     }
 
+    /// Returns the secret of the stream of postponed jobs.
+    async fn schedule_tags(&self) -> Result<TagKey, Error> {
+        if let Some(tags) = self.schedule_tags.read().clone() {
+            return Ok(tags);
+        }
+        let name = self.names.scheduled_stream();
+        let stream = self.context.get_stream(&name).await.map_err(unavailable)?;
+        let tags = TagKey::of_metadata(&stream.cached_info().config.metadata);
+        let tags = tags.ok_or_else(|| Error(format!("stream {name} has lost its metadata")))?;
+        *self.schedule_tags.write() = Some(tags.clone());
+        Ok(tags)
+    }
+
+    /// Returns true if Forebay postponed the job of this message.
+    fn is_postponed(&self, message: &async_nats::Message) -> bool {
+        let tags = self.schedule_tags.read();
+        let headers = message.headers.as_ref();
+        tags.as_ref().zip(headers).is_some_and(|(tags, headers)| {
+            scheduled::is_tagged(tags, &message.subject, headers, &message.payload)
+        })
+    }
+
     /// Decodes a message of a consumer as a delivery; `None` if it is not such a message. The state of a job is read
-    /// only from postponed jobs, because Forebay alone publishes those.
+    /// only from a message that Forebay postponed.
     fn delivery(&self, message: async_nats::Message, due: bool) -> Option<Delivery> {
         let message = jetstream::Message {
             message,
             context: self.context.clone(),
         };
+        let is_foreign = due && !self.is_postponed(&message.message);
         let (published, sequence, delivered) = {
             let info = message.info().ok()?;
             let nanos = info.published.unix_timestamp_nanos();
@@ -203,7 +234,7 @@ impl JetStreamQueue {
         } = message.message;
         let created = self.created_of(due).load(Ordering::Relaxed);
         let headers = headers.unwrap_or_default();
-        let header = |name: &str| text_of(&headers, name);
+        let header = |name: &str| text_of(&headers, name).filter(|_| !is_foreign);
         let state = header(STATE).filter(|_| due);
         let state: Option<PostponedState> =
             state.and_then(|state| serde_json::from_str(&state).ok());
@@ -217,6 +248,12 @@ impl JetStreamQueue {
             Format::Two => REVISION_HEADER,
         };
         let renamed = format == Format::Two && header(FORMAT_1_REVISION_HEADER).is_some();
+        let problem = if is_foreign {
+            Some(DeliveryProblem::Foreign)
+        } else {
+            let now = format!("header `{FORMAT_1_REVISION_HEADER}` is now `{REVISION_HEADER}`");
+            renamed.then_some(DeliveryProblem::FormerWords(now))
+        };
         Some(Delivery {
             payload,
             subject: subject.into_string(),
@@ -224,8 +261,7 @@ impl JetStreamQueue {
             reply_to: header(REPLY_TO_HEADER),
             object: header(OBJECT_HEADER),
             revision: header(revision_header).and_then(|text| text.parse().ok()),
-            problem: renamed
-                .then(|| format!("header `{FORMAT_1_REVISION_HEADER}` is now `{REVISION_HEADER}`")),
+            problem,
             traceparent: header(TRACEPARENT).filter(|trace| trace.len() <= LONGEST_TRACE),
             unique_id: if due {
                 format!("l{created}-{sequence}")

@@ -28,7 +28,9 @@ pub(super) async fn start(
     let due = client.subscribe(names.all_seen_due()).await;
     let due = due.map_err(unavailable)?;
     let marked = |due: bool| move |message: Message| (message, due);
-    let mut announced = stream::select(jobs.map(marked(false)), due.map(marked(true)));
+    let announced = stream::select(jobs.map(marked(false)), due.map(marked(true)));
+    let mut announced =
+        announced.filter(|(message, _)| std::future::ready(is_announcement(message)));
     let (sender, found) = mpsc::unbounded_channel();
     let mut finder = QueueFinder {
         queue,
@@ -53,6 +55,13 @@ pub(super) async fn start(
         }
     });
     Ok(found)
+}
+
+/// Returns true if the server republished a stored message. The acknowledgement of a publish, which its publisher can aim
+/// at any subject, has no headers.
+fn is_announcement(message: &Message) -> bool {
+    let headers = message.headers.as_ref();
+    headers.is_some_and(|headers| headers.get("Nats-Stream").is_some())
 }
 
 struct QueueFinder {

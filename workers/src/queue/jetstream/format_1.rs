@@ -18,15 +18,17 @@ use forebay_schemas::Names;
 use forebay_schemas::header::OBJECT_HEADER;
 use futures::{StreamExt, TryStreamExt};
 use serde_json::json;
-use tracing::info;
+use tracing::{info, warn};
 
-use super::{STATE, TRACEPARENT, publish_stored, unavailable};
+use super::scheduled::{self, SCHEDULE_TARGET};
+use super::{STATE, TRACEPARENT, publish_stored, text_of, unavailable};
 use crate::queue::Error;
+use crate::tags::TagKey;
 
 /// Limit of subjects whose jobs are moved at once.
 const AT_ONCE: usize = 64;
 /// The headers that make a message a schedule.
-const SCHEDULE_HEADERS: [&str; 2] = ["Nats-Schedule", "Nats-Schedule-Target"];
+const SCHEDULE_HEADERS: [&str; 2] = ["Nats-Schedule", SCHEDULE_TARGET];
 /// The headers that belong to the job.
 const JOB_HEADERS: [&str; 3] = [STATE, TRACEPARENT, OBJECT_HEADER];
 
@@ -42,10 +44,15 @@ pub async fn take_over_schedules(context: &Context, names: &Names) -> Result<(),
     };
     let jobs = stream.cached_info().state.messages;
     info!(jobs, "taking over the scheduled jobs of Forebay 0.1");
+    let today = context.get_stream(names.scheduled_stream()).await;
+    let today = today.map_err(unavailable)?;
+    let tags = TagKey::of_metadata(&today.cached_info().config.metadata);
+    let tags = tags.ok_or_else(|| unavailable("the stream of scheduled jobs has no metadata"))?;
     let mover = ScheduleMover {
         context,
         names,
         stream: &stream,
+        tags,
     };
     // Schedules come first: one that fires before it is copied is then among the jobs whose time has come.
     for filter in [names.format_1_scheduled_subjects(), names.all_due()] {
@@ -72,6 +79,8 @@ struct ScheduleMover<'a> {
     context: &'a Context,
     names: &'a Names,
     stream: &'a Stream,
+    /// The secret of today's stream.
+    tags: TagKey,
 }
 
 impl ScheduleMover<'_> {
@@ -98,13 +107,20 @@ impl ScheduleMover<'_> {
                 headers.insert(name, value.clone());
             }
         }
-        let is_schedule = message.headers.get(SCHEDULE_HEADERS[0]).is_some();
+        let payload = message.payload.clone();
+        let mut subject = self.names.scheduled_since_format_1(&message.subject);
+        let target = text_of(&message.headers, SCHEDULE_TARGET);
+        let is_schedule = target.is_some();
         if is_schedule {
             // If the subject already holds a message, the schedule was copied before.
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+            subject = self.tags.with_code(&subject);
+        } else if subject != message.subject.as_str() {
+            warn!(subject, "a message that is no scheduled job is left out");
+            return Ok(());
         }
-        let subject = self.names.scheduled_since_format_1(&message.subject);
-        let payload = message.payload.clone();
+        let target = target.as_ref().unwrap_or(&subject);
+        scheduled::tag(&self.tags, target, &mut headers, &payload);
         match publish_stored(self.context, subject, headers, payload).await {
             Ok(_) => Ok(()),
             Err(error) if is_schedule && error.kind() == PublishErrorKind::WrongLastSequence => {

@@ -1,11 +1,14 @@
 //! Postponed jobs. Each is a message schedule, which the server fires back to the job's flow.
+//!
+//! A message on the subject of a schedule stops it. Its subject therefore ends with a code that only Forebay can compute.
+//! The message carries a tag, which distinguishes a fired schedule from any other message on the subject of due jobs.
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use forebay_schemas::Identity;
-use forebay_schemas::header::OBJECT_HEADER;
+use forebay_schemas::header::{OBJECT_HEADER, TAG_HEADER};
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use tracing::warn;
@@ -15,7 +18,10 @@ use super::{
 };
 use crate::controls::CancelledJobs;
 use crate::queue::{Error, PostponedJob, PostponedState};
+use crate::tags::TagKey;
 
+/// The header that names the subject on which a schedule fires.
+pub(super) const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
 /// Largest total size of the subjects that get a copy of a postponed job's completion, in bytes.
 const MOST_REPLIES: usize = 24 * 1024;
 /// Limit of jobs whose wait is ended at once.
@@ -25,7 +31,8 @@ const AT_ONCE: usize = 64;
 /// delivery, the next schedule replaces it, and the job fires once. Returns false if another request waits there.
 pub(super) async fn postpone(queue: &JetStreamQueue, mut job: PostponedJob) -> Result<bool, Error> {
     let Identity { team, batch, id } = &job.identity;
-    let subject = queue.names.scheduled(team, batch.as_deref(), id);
+    let tags = queue.schedule_tags().await?;
+    let subject = tags.with_code(&queue.names.scheduled(team, batch.as_deref(), id));
     let (last, before) = scheduled(queue, &subject).await?;
     let state = &mut job.state;
     if let Some(before) = before {
@@ -41,12 +48,13 @@ pub(super) async fn postpone(queue: &JetStreamQueue, mut job: PostponedJob) -> R
     headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
     headers.insert("Nats-Schedule", format!("@at {}", job.at));
     let target = queue.names.due(&job.flow);
-    headers.insert("Nats-Schedule-Target", target);
+    headers.insert(SCHEDULE_TARGET, target.as_str());
     if let Some(object) = &job.object {
         headers.insert(OBJECT_HEADER, one_line(object));
     }
     let state = serde_json::to_string(&job.state).map_err(unavailable)?;
     headers.insert(STATE, state);
+    tag(&tags, &target, &mut headers, &job.payload);
     let ack = publish_stored(&queue.context, subject, headers, job.payload);
     let ack = ack.await.map_err(unavailable)?;
     if ack.duplicate {
@@ -55,6 +63,36 @@ pub(super) async fn postpone(queue: &JetStreamQueue, mut job: PostponedJob) -> R
         ));
     }
     Ok(true)
+}
+
+/// Adds the tag of a postponed job to its headers. `target` is the subject on which the job comes back.
+pub(super) fn tag(tags: &TagKey, target: &str, headers: &mut HeaderMap, payload: &[u8]) {
+    let tag = with_parts(target, headers, payload, |parts| tags.tag(parts));
+    headers.insert(TAG_HEADER, tag);
+}
+
+/// Returns true if a message on the subject of due jobs is one that Forebay postponed.
+pub(super) fn is_tagged(tags: &TagKey, target: &str, headers: &HeaderMap, payload: &[u8]) -> bool {
+    with_parts(target, headers, payload, |parts| {
+        tags.is_tagged(headers, parts)
+    })
+}
+
+/// Calls `f` with the parts of a postponed job that its tag covers.
+fn with_parts<T>(
+    target: &str,
+    headers: &HeaderMap,
+    payload: &[u8],
+    f: impl FnOnce(&[&[u8]]) -> T,
+) -> T {
+    let object = text_of(headers, OBJECT_HEADER).unwrap_or_default();
+    let state = text_of(headers, STATE).unwrap_or_default();
+    f(&[
+        target.as_bytes(),
+        object.as_bytes(),
+        state.as_bytes(),
+        payload,
+    ])
 }
 
 /// Merges the state of a job that is postponed again with its state from `before`.
@@ -122,13 +160,16 @@ pub(super) async fn hasten(
 ) -> Result<usize, Error> {
     let CancelledJobs { team, batch, id } = which;
     let filter = match id {
-        Some(id) => queue.names.scheduled(team, batch.as_deref(), id),
+        Some(id) => queue.names.scheduled_of_job(team, batch.as_deref(), id),
         None => queue.names.scheduled_of(team, batch.as_deref()),
     };
+    let tags = queue.schedule_tags().await?;
     let name = queue.names.scheduled_stream();
     let stream = queue.stream(name).await?;
     let subjects = stream.info_with_subjects(filter).await;
     let subjects = subjects.map_err(unavailable)?.map_err(unavailable);
+    // Other messages can have come on subjects of this form.
+    let subjects = subjects.try_filter(|(subject, _)| std::future::ready(tags.has_code(subject)));
     let hastened = subjects.map_ok(|(subject, _)| hasten_one(queue, &stream, subject, now));
     hastened
         .try_buffer_unordered(AT_ONCE)
@@ -149,7 +190,13 @@ async fn hasten_one(
         Err(error) => return Err(unavailable(error)),
     };
     let mut headers = HeaderMap::new();
-    for name in ["Nats-Schedule-Target", STATE, TRACEPARENT, OBJECT_HEADER] {
+    for name in [
+        SCHEDULE_TARGET,
+        STATE,
+        TAG_HEADER,
+        TRACEPARENT,
+        OBJECT_HEADER,
+    ] {
         if let Some(value) = message.headers.get(name) {
             headers.insert(name, value.clone());
         }
