@@ -21,9 +21,12 @@ use async_nats::jetstream::{self, AckKind, Context};
 use axum::Router;
 use axum::routing::post;
 use forebay::app::{App, Started};
+use forebay::cluster::worker_lease::WhenHeld;
 use forebay::config::Config;
 use forebay::nats::connection::Connection;
 use forebay_providers::Request;
+use forebay_workers::clock::SystemClock;
+use forebay_workers::fence::CallFence;
 use forebay_workers::upstream::Upstream;
 use forebay_workers::upstream::http::{Config as HttpConfig, HttpUpstream};
 use futures::{StreamExt, TryStreamExt};
@@ -157,7 +160,7 @@ async fn forebay(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
         pools: [("idle".to_owned(), config.pools["chat"].clone())].into(),
         ..config.clone()
     };
-    let Started::Here(app) = App::start(&idle).await? else {
+    let Started::Here(app) = App::start(&idle, WhenHeld::GiveUp).await? else {
         anyhow::bail!("the directory is new")
     };
     let context = app.connection.context.clone();
@@ -173,7 +176,7 @@ async fn forebay(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
     publish(&connection.context, "ai.jobs.chat", jobs).await?;
     drop(server);
     let started = Instant::now();
-    let Started::Here(app) = App::start(&config).await? else {
+    let Started::Here(app) = App::start(&config, WhenHeld::GiveUp).await? else {
         anyhow::bail!("the directory is free")
     };
     let starting = started.elapsed();
@@ -273,7 +276,8 @@ async fn bare(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
                     body: message.payload.clone(),
                     account: String::new(),
                 };
-                let reply = client.send(request, |_| {}).await?.reply;
+                let fence = CallFence::unlimited(Arc::new(SystemClock));
+                let reply = client.send(request, fence, |_| {}).await?.reply;
                 let sequence = message
                     .info()
                     .map_err(anyhow::Error::from_boxed)?

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use forebay_workers::clock::{Clock, SystemClock};
-
+use forebay_workers::fence::CallFence;
 use forebay_workers::store::journal::Journal;
 use forebay_workers::store::results::{ResultStore, Retention};
 use forebay_workers::upstream::http::{Config as HttpConfig, HttpUpstream};
@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::cluster::account_state;
 use crate::cluster::account_state::AccountStates;
-use crate::cluster::worker_lease::WorkerLease;
+use crate::cluster::worker_lease::{WhenHeld, WorkerLease};
 use crate::config::Config;
 use crate::control::ControlServices;
 use crate::control::controls::OrderBook;
@@ -62,17 +62,18 @@ pub enum Started {
 }
 
 impl App {
-    /// Starts all parts: the data directory, NATS, the streams, the worker and the services.
+    /// Starts all parts: the data directory, NATS, the streams, the worker and the services. With
+    /// [`WhenHeld::StandBy`], waits until no other process has the data directory or the work.
     ///
     /// # Errors
     /// Returns an error when a part cannot start. The managed server is then stopped, and the data
     /// directory is released.
-    pub async fn start(config: &Config) -> Result<Started, Error> {
+    pub async fn start(config: &Config, when_held: WhenHeld) -> Result<Started, Error> {
         let path = &config.data.dir;
         let directory_error = |error: std::io::Error| {
             Error::Usage(anyhow!("data directory {}: {error}", display_path(path)))
         };
-        let dir = match hold(path).await.map_err(directory_error)? {
+        let dir = match hold(path, when_held).await.map_err(directory_error)? {
             DataHold::Ours(dir) => dir,
             DataHold::Taken(by) => return Ok(Started::Elsewhere(by)),
         };
@@ -94,9 +95,13 @@ impl App {
         let connection = Connection::open(&url, config).await?;
         // The managed server belongs to this process alone. An external server may have another
         // worker.
-        let lease = match server {
-            Some(_) => None,
-            None => Some(WorkerLease::take(&connection).await?),
+        let (lease, fence) = match server {
+            Some(_) => (None, CallFence::unlimited(Arc::new(SystemClock))),
+            None => {
+                let fence = CallFence::closed(Arc::new(SystemClock));
+                let lease = WorkerLease::take(&connection, Arc::clone(&fence), when_held).await?;
+                (Some(lease), fence)
+            }
         };
         establish(&connection, config).await?;
         // The upgrade happens once, so its future is boxed instead of enlarging that of every
@@ -111,6 +116,7 @@ impl App {
             idle: dir.idle(),
             saved_states: states.known(),
             controls: book.controls().clone(),
+            fence: Arc::clone(&fence),
             ..workers
         };
         let heartbeat = dir.keep_alive();
@@ -221,17 +227,30 @@ async fn establish(connection: &Connection, config: &Config) -> Result<(), Error
 }
 
 /// Takes hold of the data directory. A client that looks up the holder has the lock for a moment
-/// without naming a server; this waits for it.
-async fn hold(path: &Path) -> std::io::Result<DataHold> {
-    for _ in 0..DATA_DIR_RETRIES {
-        match DataDir::hold(path)? {
-            DataHold::Taken(by) if by.holder.is_none() => {
-                tokio::time::sleep(DATA_DIR_RETRY_PAUSE).await
+/// without naming a server; this waits for it. A process that stands by waits for any holder.
+async fn hold(path: &Path, when_held: WhenHeld) -> std::io::Result<DataHold> {
+    let mut retries = 0;
+    let mut is_reported = false;
+    loop {
+        let by = match DataDir::hold(path)? {
+            DataHold::Taken(by) => by,
+            ours @ DataHold::Ours(_) => return Ok(ours),
+        };
+        let retry = by.holder.is_none() && retries < DATA_DIR_RETRIES;
+        match when_held {
+            WhenHeld::GiveUp if !retry => return Ok(DataHold::Taken(by)),
+            WhenHeld::StandBy if !retry && !is_reported => {
+                is_reported = true;
+                info!(
+                    pid = by.pid,
+                    "standing by for the holder of {}",
+                    display_path(path)
+                );
             }
-            held => return Ok(held),
+            _ => retries += 1,
         }
+        tokio::time::sleep(DATA_DIR_RETRY_PAUSE).await;
     }
-    DataDir::hold(path)
 }
 
 async fn start_worker(

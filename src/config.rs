@@ -21,6 +21,8 @@ use forebay_providers::registry::Provider;
 use forebay_schemas::flow::DEFAULT_TEAM;
 use forebay_schemas::{Cache, Lane, Names};
 use forebay_workers::accounts::{self, Limit};
+use forebay_workers::clock::SystemClock;
+use forebay_workers::fence::CallFence;
 use forebay_workers::{OnDemand, SubjectRules, TeamConfig, unknown_team};
 
 use crate::catalogue::{Catalogue, CatalogueModel};
@@ -389,6 +391,7 @@ impl Config {
             saved_states: std::collections::HashMap::new(),
             kept: true,
             controls: forebay_workers::WorkerControls::default(),
+            fence: CallFence::unlimited(Arc::new(SystemClock)),
             results_are_complete: true,
             max_request: self.call.max_request,
         })

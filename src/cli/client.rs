@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tracing::warn;
 
 use crate::app::{App, Started};
+use crate::cluster::worker_lease::WhenHeld;
 use crate::cluster::worker_lease::WorkerLease;
 use crate::config::Config;
 use crate::nats::connection::{Connection, Error};
@@ -158,7 +159,7 @@ async fn start(config: &Config) -> Result<RunningWorker, Error> {
     {
         return Ok(RunningWorker::Elsewhere(connection.clone()));
     }
-    match (App::start(config).await, other) {
+    match (App::start(config, WhenHeld::GiveUp).await, other) {
         (Ok(Started::Here(app)), _) => Ok(RunningWorker::Here(app)),
         (Ok(Started::Elsewhere(by)), _) => Ok(RunningWorker::Elsewhere(Box::new(
             connect_to(config, by).await?,

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::{GlobalOptions, USAGE, print};
 use crate::app::{App, Started};
+use crate::cluster::worker_lease::WhenHeld;
 use crate::config::Config;
 use crate::nats::connection::Error;
 use crate::process::data_dir::display_path;
@@ -14,19 +15,33 @@ use crate::process::shutdown;
 /// flight are finished. A second signal ends the process at once, and jobs in flight are delivered
 /// again.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// If another process serves, wait until it ends, and then take over
+    #[arg(long)]
+    standby: bool,
+}
 
-pub(super) async fn serve(global: &GlobalOptions, _: Args) -> Result<u8, Error> {
+pub(super) async fn serve(global: &GlobalOptions, args: Args) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
-    let app = match App::start(&config).await? {
+    let when_held = if args.standby {
+        WhenHeld::StandBy
+    } else {
+        WhenHeld::GiveUp
+    };
+    let started = tokio::select! {
+        started = App::start(&config, when_held) => started?,
+        () = stop.cancelled() => return Ok(0),
+    };
+    let app = match started {
         Started::Here(app) => app,
         Started::Elsewhere(by) => {
             let pid = by
                 .pid
                 .map_or_else(String::new, |pid| format!(" by process {pid}"));
             print::error(&format!(
-                "the data directory {} is in use{pid}; stop that process or name another directory",
+                "the data directory {} is in use{pid}; stop that process, name another directory, or \
+                 wait for it with `forebay serve --standby`",
                 display_path(&config.data.dir)
             ));
             return Ok(USAGE);

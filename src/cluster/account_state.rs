@@ -161,6 +161,10 @@ impl AccountStates {
     /// Writes changed states. With `ahead`, they include what may be spent until the next write.
     /// Returns false if a state could not be written.
     async fn write(&mut self, worker: &JetStreamWorker, ahead: bool) -> bool {
+        if !worker.may_call() {
+            // Another worker may have taken over, and what it wrote must not be overwritten.
+            return false;
+        }
         let mut all = true;
         for (name, state) in worker.saved_states(ahead) {
             let entry = self.written.entry(name.clone());

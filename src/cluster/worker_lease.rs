@@ -1,4 +1,4 @@
-//! The lease of the worker: one process per prefix works, and the others stay away.
+//! The lease of the worker: one process per prefix works, and the others stay away or stand by.
 //!
 //! # Why
 //!
@@ -7,21 +7,29 @@
 //!
 //! # How
 //!
-//! The lease is a key in a bucket, with a time to live of 9 seconds. Its holder writes it again every 3 seconds. Each write
+//! The lease is a key in a bucket, with a time to live of 6 seconds. Its holder writes it again every 2 seconds. Each write
 //! names the revision that it expects, so that two holders cannot overwrite each other. The time to live is part of the
 //! same publish as the value.
 //!
-//! A process that finds the key waits. If the key is renewed meanwhile, its holder lives, and the process ends with a
-//! message that names the host and the process. If it is not renewed for 12 seconds, the key is taken over although it still
-//! exists: servers that ignore the time to live would otherwise keep it for ever.
+//! The holder may call providers for 5 seconds from the moment at which it sent the last write that was stored. The
+//! [`CallFence`] holds it to that.
+//!
+//! A process that finds the key waits. If the key is renewed meanwhile, its holder lives. The process then ends with a
+//! message that names the holder, or stands by. If the key is not renewed for 8 seconds, it is taken over although it
+//! still exists: servers that ignore the time to live would otherwise keep it for ever. A holder that has ended on the
+//! same machine is not waited for.
 //!
 //! A value that Forebay did not write ends no lease. Its holder puts its own value back. A process that waits cannot know
-//! whether there is a holder, so it waits for 12 seconds without a sign of one.
+//! whether there is a holder, so it waits for 8 seconds without a sign of one.
+//!
+//! A bucket that is empty may be one that was lost with the store. The first holder of a new bucket takes the lease at
+//! once, but makes no call for 5 seconds: the holder of a lost lease may still call for so long.
 //!
 //! # Invariants
 //!
 //! - The lease is lost when another process holds the key, and only then. While NATS is away no process can take
-//!   it, so the holder goes on. If the key is gone afterwards, the holder creates it again.
+//!   it. If the key is gone afterwards, the holder creates it again.
+//! - A process whose lease was not renewed in time makes no call until it is renewed.
 //! - A process that has lost the lease stops its work.
 //! - A lease is taken or renewed only at the expected revision.
 //! - A process that ends in order releases the lease, but only its own revision of it.
@@ -32,12 +40,13 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use bytes::Bytes;
-use rand::Rng;
-use serde::{Deserialize, Serialize};
+use forebay_workers::fence::CallFence;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
+use super::lease_claim::{ClaimStep, LeaseClaim, holder};
+use super::lease_holder::LeaseHolder;
 use crate::nats::bucket::{self, Bucket, BucketEntry, BucketSettings, BucketWrite};
 use crate::nats::connection::{Connection, Error};
 
@@ -45,40 +54,33 @@ use crate::nats::connection::{Connection, Error};
 const KEY: &str = "worker";
 /// Time to live of the key. Without renewal the lease is free after it. Servers count in whole
 /// seconds.
-const TTL: Duration = Duration::from_secs(9);
+const TTL: Duration = Duration::from_secs(6);
+/// The time from the sending of a stored write for which its holder may call providers. The rest of the time to live is
+/// a margin.
+const VALIDITY: Duration = Duration::from_secs(5);
 /// The interval at which the holder renews the lease.
-const RENEW_INTERVAL: Duration = Duration::from_secs(3);
+const RENEW_INTERVAL: Duration = Duration::from_secs(2);
 /// The time without renewal after which a lease is taken over, even if its key still exists.
-const LEASE_TIMEOUT: Duration = Duration::from_secs(12);
+const LEASE_TIMEOUT: Duration = Duration::from_secs(8);
 /// The interval at which a process that wants the lease looks at it.
-const CLAIM_INTERVAL: Duration = Duration::from_millis(500);
+const CLAIM_INTERVAL: Duration = Duration::from_millis(250);
+/// The time for which a process that wants the lease retries a failed look at it.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The holder of a lease. It is named in the message of a second process, and identifies one's own
-/// key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LeaseHolder {
-    host: String,
-    pid: u32,
-    /// Distinguishes two processes with the same host name and process number.
-    nonce: u64,
-}
-
-impl LeaseHolder {
-    fn this_process() -> Self {
-        let uname = rustix::system::uname();
-        Self {
-            host: uname.nodename().to_string_lossy().into_owned(),
-            pid: std::process::id(),
-            nonce: rand::rng().random(),
-        }
-    }
+/// The conduct of a process that finds a living holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenHeld {
+    /// It ends.
+    GiveUp,
+    /// It waits until the lease is free.
+    StandBy,
 }
 
 /// The lease of the worker, held by this process.
 #[derive(Debug)]
 pub struct WorkerLease {
     bucket: Bucket,
+    fence: Arc<CallFence>,
     lost: CancellationToken,
     renewal: tokio::task::JoinHandle<()>,
     /// The key's revision, as far as it is known.
@@ -86,47 +88,36 @@ pub struct WorkerLease {
 }
 
 impl WorkerLease {
-    /// Takes the lease. Waits for a lease whose holder has died.
+    /// Takes the lease. Waits for a lease whose holder has died. `fence` is open while the lease is valid.
     ///
     /// # Errors
-    /// Returns an error when another worker holds it, or when NATS does not answer.
-    pub async fn take(connection: &Connection) -> Result<Self, Error> {
-        let failed = |problem: String| Error::Unreachable(anyhow!("the worker's seat: {problem}"));
+    /// Returns an error when another worker holds it and `when_held` is [`WhenHeld::GiveUp`], or when NATS does not
+    /// answer.
+    pub async fn take(
+        connection: &Connection,
+        fence: Arc<CallFence>,
+        when_held: WhenHeld,
+    ) -> Result<Self, Error> {
+        let failed = |problem: String| Error::Unreachable(anyhow!("the worker's lease: {problem}"));
         let bucket = open(connection).await;
         let bucket = bucket.map_err(|error| failed(error.to_string()))?;
         let me = LeaseHolder::this_process();
         let value = serde_json::to_vec(&me).map_err(|error| failed(error.to_string()))?;
-        let value = Bytes::from(value);
-        let mut claim = LeaseClaim::default();
-        let revision = loop {
-            let entry = bucket.get(KEY).await;
-            let entry = entry.map_err(|error| failed(error.to_string()))?;
-            match claim.judge(&entry) {
-                ClaimStep::Take => {
-                    let write = bucket
-                        .put(KEY, value.clone(), entry.revision(), Some(TTL))
-                        .await;
-                    match write.map_err(|error| failed(error.to_string()))? {
-                        BucketWrite::Stored(revision) => break revision,
-                        // Another process was faster, or a foreign value came. The next look decides.
-                        BucketWrite::Conflict => {}
-                    }
-                }
-                ClaimStep::Wait => {}
-                ClaimStep::GiveUp => return Err(taken_error(connection, holder(&entry))),
-            }
-            tokio::time::sleep(CLAIM_INTERVAL).await;
-        };
-        let (lost, revision) = (CancellationToken::new(), Arc::new(AtomicU64::new(revision)));
         let renewal = LeaseRenewal {
             bucket: bucket.clone(),
             me,
-            value,
-            revision: Arc::clone(&revision),
+            value: value.into(),
+            revision: Arc::default(),
+            fence: Arc::clone(&fence),
+            valid_from: AtomicU64::new(0),
         };
+        let mut claimant = Claimant::new(connection, &renewal, when_held);
+        claimant.take().await?;
+        let (lost, revision) = (CancellationToken::new(), Arc::clone(&renewal.revision));
         let renewal = tokio::spawn(renewal.run(lost.clone()));
         Ok(Self {
             bucket,
+            fence,
             lost,
             renewal,
             revision,
@@ -156,9 +147,10 @@ impl WorkerLease {
         self.lost.clone()
     }
 
-    /// Releases the lease, unless another process holds it already.
+    /// Releases the lease, unless another process holds it already. No call is made from now on.
     pub async fn release(self) {
         self.renewal.abort();
+        self.fence.close();
         if self.lost.is_cancelled() {
             return;
         }
@@ -166,9 +158,9 @@ impl WorkerLease {
         let purged = self.bucket.purge(KEY, revision);
         match tokio::time::timeout(RENEW_INTERVAL, purged).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => warn!(%error, "the worker's seat stays taken for some seconds"),
+            Ok(Err(error)) => warn!(%error, "the worker's lease stays taken for some seconds"),
             Err(_) => {
-                warn!("NATS does not answer, so the worker's seat stays taken for some seconds")
+                warn!("NATS does not answer, so the worker's lease stays taken for some seconds")
             }
         }
     }
@@ -185,70 +177,107 @@ async fn open(connection: &Connection) -> Result<Bucket, bucket::Error> {
     Bucket::open(&connection.context, &settings, is_holder).await
 }
 
-/// The next step of a process that wants the lease.
-#[derive(Debug, PartialEq, Eq)]
-enum ClaimStep {
-    /// It may take the lease at the revision that it sees.
-    Take,
-    /// It cannot know yet.
-    Wait,
-    /// A living process holds the lease.
-    GiveUp,
+/// A process that wants the lease.
+struct Claimant<'a> {
+    connection: &'a Connection,
+    renewal: &'a LeaseRenewal,
+    when_held: WhenHeld,
+    claim: LeaseClaim,
+    /// The last time at which the lease could be looked at.
+    last_look: Instant,
+    /// The holder for which this process stands by, as far as it was reported.
+    reported: Option<LeaseHolder>,
 }
 
-/// The signs of a holder that a process saw which wants the lease.
-#[derive(Debug, Default)]
-struct LeaseClaim {
-    /// The revision of the first holder's value that was seen.
-    holder: Option<u64>,
-    /// When the last sign of a holder, or the first foreign value, was seen.
-    since: Option<Instant>,
-}
-
-impl LeaseClaim {
-    /// Decides by the entry that is seen now.
-    fn judge(&mut self, entry: &BucketEntry) -> ClaimStep {
-        match entry {
-            BucketEntry::Missing { .. } => ClaimStep::Take,
-            BucketEntry::Ours { revision, .. } => match self.holder {
-                // A living holder has renewed it meanwhile.
-                Some(seen) if seen != *revision => ClaimStep::GiveUp,
-                Some(_) => self.take_after_timeout(),
-                None => {
-                    (self.holder, self.since) = (Some(*revision), Some(Instant::now()));
-                    ClaimStep::Wait
-                }
-            },
-            BucketEntry::Foreign { .. } => {
-                self.since.get_or_insert_with(Instant::now);
-                self.take_after_timeout()
-            }
+impl<'a> Claimant<'a> {
+    fn new(connection: &'a Connection, renewal: &'a LeaseRenewal, when_held: WhenHeld) -> Self {
+        Self {
+            connection,
+            renewal,
+            when_held,
+            claim: LeaseClaim::new(TTL, LEASE_TIMEOUT),
+            last_look: Instant::now(),
+            reported: None,
         }
     }
 
-    fn take_after_timeout(&self) -> ClaimStep {
-        match self.since {
-            Some(since) if since.elapsed() > LEASE_TIMEOUT => ClaimStep::Take,
-            _ => ClaimStep::Wait,
+    /// Returns once the lease is taken.
+    async fn take(&mut self) -> Result<(), Error> {
+        loop {
+            match self.look().await {
+                Ok(true) => return Ok(()),
+                Ok(false) => self.last_look = Instant::now(),
+                Err(LookError::Held(by)) if self.when_held == WhenHeld::GiveUp => {
+                    return Err(taken_error(self.connection, by));
+                }
+                Err(LookError::Held(by)) => self.report(by),
+                Err(LookError::Bucket(problem)) => self.retry_look(problem).await?,
+            }
+            tokio::time::sleep(CLAIM_INTERVAL).await;
         }
+    }
+
+    /// Looks at the lease once. Returns true if it is taken now.
+    async fn look(&mut self) -> Result<bool, LookError> {
+        let entry = self.renewal.bucket.get(KEY).await?;
+        match self.claim.judge(&entry) {
+            // After a conflict another process was faster, or a foreign value came. The next look decides.
+            ClaimStep::Take => Ok(self.renewal.write(entry.revision()).await?),
+            ClaimStep::Wait => Ok(false),
+            ClaimStep::Held => Err(LookError::Held(holder(&entry))),
+        }
+    }
+
+    /// Reports the holder for which this process stands by, once.
+    fn report(&mut self, by: Option<LeaseHolder>) {
+        self.last_look = Instant::now();
+        if self.reported.is_some() && self.reported == by {
+            return;
+        }
+        let prefix = self.connection.names.prefix();
+        match &by {
+            Some(by) => info!(prefix, "standing by for another worker: {by}"),
+            None => info!(prefix, "standing by for another worker"),
+        }
+        self.reported = by;
+    }
+
+    /// Returns an error if the lease can no longer be looked at, and this process does not stand by.
+    async fn retry_look(&self, problem: bucket::Error) -> Result<(), Error> {
+        let elapsed = self.last_look.elapsed();
+        if self.when_held == WhenHeld::GiveUp && elapsed > LOOK_PATIENCE {
+            return Err(Error::Unreachable(anyhow!("the worker's lease: {problem}")));
+        }
+        debug!(%problem, "the worker's lease cannot be looked at yet");
+        // The bucket may have been lost with the store.
+        if let Err(problem) = self.renewal.bucket.ensure().await {
+            debug!(%problem, "the bucket of the lease cannot be made again yet");
+        }
+        Ok(())
+    }
+}
+
+/// The reason why a look at the lease did not take it.
+enum LookError {
+    /// A living process holds it.
+    Held(Option<LeaseHolder>),
+    /// The bucket cannot be read or written now.
+    Bucket(bucket::Error),
+}
+
+impl From<bucket::Error> for LookError {
+    fn from(error: bucket::Error) -> Self {
+        Self::Bucket(error)
     }
 }
 
 fn taken_error(connection: &Connection, by: Option<LeaseHolder>) -> Error {
-    let by = by.map_or_else(String::new, |by| {
-        format!(" (host {}, process {})", by.host, by.pid)
-    });
+    let by = by.map_or_else(String::new, |by| format!(" ({by})"));
     Error::Usage(anyhow!(
-        "another worker serves the prefix `{}`{by}; one process at a time may spend its limits",
+        "another worker serves the prefix `{}`{by}; one process at a time may spend its limits. To take over when it ends, use \
+         `forebay serve --standby`",
         connection.names.prefix()
     ))
-}
-
-fn holder(entry: &BucketEntry) -> Option<LeaseHolder> {
-    match entry {
-        BucketEntry::Ours { value, .. } => serde_json::from_slice(value).ok(),
-        _ => None,
-    }
 }
 
 struct LeaseRenewal {
@@ -256,46 +285,63 @@ struct LeaseRenewal {
     me: LeaseHolder,
     value: Bytes,
     revision: Arc<AtomicU64>,
+    fence: Arc<CallFence>,
+    /// The time on the fence's clock from which this process may call providers, in nanoseconds.
+    valid_from: AtomicU64,
 }
 
 impl LeaseRenewal {
     /// Renews the lease until another process holds it.
-    ///
-    /// While NATS is away no process can take the lease, so this one keeps it.
     async fn run(self, lost: CancellationToken) {
         loop {
-            tokio::time::sleep(RENEW_INTERVAL).await;
-            match self.renew().await {
-                Ok(true) => {}
-                Ok(false) => {
-                    error!("another worker has the seat");
+            tokio::time::sleep(self.pause()).await;
+            match tokio::time::timeout(RENEW_INTERVAL, self.renew()).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => {
+                    error!("another worker has the lease");
+                    self.fence.close();
                     lost.cancel();
                     return;
                 }
-                Err(problem) => {
-                    warn!(%problem, "the worker's seat cannot be renewed yet");
-                    // The bucket may have been lost with the store.
-                    if let Err(problem) = self.bucket.ensure().await {
-                        debug!(%problem, "the bucket of the seat cannot be made again yet");
-                    }
-                }
+                Ok(Err(problem)) => self.report_failure(&problem),
+                Err(_) => self.report_failure("NATS does not answer"),
             }
+        }
+    }
+
+    /// Returns the time until the next renewal.
+    fn pause(&self) -> Duration {
+        let valid_from = Duration::from_nanos(self.valid_from.load(Ordering::Relaxed));
+        match valid_from.checked_sub(self.fence.now()) {
+            Some(wait) => wait.min(RENEW_INTERVAL),
+            None => RENEW_INTERVAL,
+        }
+    }
+
+    fn report_failure(&self, problem: impl std::fmt::Display) {
+        if self.fence.is_open() {
+            warn!(%problem, "the worker's lease cannot be renewed yet");
+        } else {
+            warn!(%problem, "the worker's lease could not be renewed in time, so no call is made until it is");
         }
     }
 
     /// Renews the lease. Returns false if another process holds it.
     async fn renew(&self) -> Result<bool, bucket::Error> {
         let expected = self.revision.load(Ordering::Relaxed);
-        if self.write(expected).await? {
-            return Ok(true);
+        match self.write(expected).await {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            // The bucket may have been lost with the store.
+            Err(_) => self.bucket.ensure().await?,
         }
         let entry = self.bucket.get(KEY).await?;
         match &entry {
             BucketEntry::Ours { revision, .. } => {
-                // One's own value was stored although its acknowledgement was lost.
                 let is_mine = holder(&entry).is_some_and(|holder| holder == self.me);
                 if is_mine {
-                    self.revision.store(*revision, Ordering::Relaxed);
+                    // It was stored although its acknowledgement was lost. When it was sent is not known.
+                    self.write(*revision).await?;
                 }
                 Ok(is_mine)
             }
@@ -309,22 +355,47 @@ impl LeaseRenewal {
                 if let BucketEntry::Ours { .. } = self.bucket.get(KEY).await? {
                     return Ok(false);
                 }
-                warn!("a value that Forebay did not write was under the worker's seat");
+                warn!("a value that Forebay did not write was under the worker's lease");
                 self.write(*revision).await?;
                 Ok(true)
             }
         }
     }
 
-    /// Writes the value at the expected revision. Returns false if the key has another one.
+    /// Writes the value at the expected revision, and moves the end of the fence. Returns false if the key has another
+    /// revision.
     async fn write(&self, expected: u64) -> Result<bool, bucket::Error> {
+        let sent = self.fence.now();
         let value = self.value.clone();
         match self.bucket.put(KEY, value, expected, Some(TTL)).await? {
             BucketWrite::Stored(revision) => {
                 self.revision.store(revision, Ordering::Relaxed);
+                self.validate(sent, revision == 1);
                 Ok(true)
             }
             BucketWrite::Conflict => Ok(false),
+        }
+    }
+
+    /// Moves the end of the fence for a write that was sent at `sent`. If it was the first one in the bucket, a holder of a
+    /// lost lease may still call, so the fence opens later.
+    fn validate(&self, sent: Duration, is_first: bool) {
+        if is_first && !self.fence.is_open() {
+            let valid_from = sent + VALIDITY;
+            let nanos = u64::try_from(valid_from.as_nanos()).unwrap_or(u64::MAX);
+            self.valid_from.store(nanos, Ordering::Relaxed);
+            info!(
+                "the bucket of leases is new, so calls begin in {VALIDITY:?}: a worker whose lease was lost with it may still call"
+            );
+        }
+        let valid_from = Duration::from_nanos(self.valid_from.load(Ordering::Relaxed));
+        if sent < valid_from {
+            return;
+        }
+        let was_open = self.fence.is_open();
+        self.fence.extend(sent + VALIDITY);
+        if !was_open {
+            debug!("the worker's lease is valid");
         }
     }
 }

@@ -8,6 +8,7 @@ use async_nats::jetstream::{self, Context, kv};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE;
 use forebay::app::App;
+use forebay::cluster::worker_lease::WhenHeld;
 use forebay::control::messages::{AccountsReport, OrdersReply, SwitchRequest};
 use forebay_schemas::Status;
 use forebay_schemas::header::{OBJECT_HEADER, TAG_HEADER};
@@ -98,7 +99,10 @@ async fn a_foreign_value_ends_no_lease() {
         team.flush().await.expect("sent");
         until_tagged(&context, "AI_NODES", LEASE, false).await;
         let rival = worker(&provider, &address, "{ concurrent = 8 }");
-        let refused = App::start(&rival.parse()).await.err().expect("taken");
+        let refused = App::start(&rival.parse(), WhenHeld::GiveUp)
+            .await
+            .err()
+            .expect("taken");
         assert!(refused.to_string().contains("another worker"), "{refused}");
         until_tagged(&context, "AI_NODES", LEASE, true).await;
     }

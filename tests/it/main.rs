@@ -17,6 +17,7 @@ mod dry_run;
 mod examples;
 mod fallback;
 mod faults;
+mod fence;
 mod flows;
 mod foreign_values;
 mod hostile;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
 use forebay::app::App;
+use forebay::cluster::worker_lease::WhenHeld;
 use forebay::config::Config;
 use forebay::nats::server::NatsServer;
 use forebay::nats::streams;
@@ -142,7 +143,7 @@ async fn one_worker_at_a_time_serves_a_prefix() {
     };
     let first = worker().start().await;
     let second = worker();
-    let refused = App::start(&second.parse())
+    let refused = App::start(&second.parse(), WhenHeld::GiveUp)
         .await
         .err()
         .expect("another worker is there")

@@ -11,7 +11,8 @@ use forebay_providers::registry::provider;
 use forebay_providers::{Reply, Request};
 use forebay_schemas::{Cache, Class, Completion, Flow, Lane, Status};
 use forebay_workers::accounts::{self, AccountKey, Algorithm, Amount, Limit};
-use forebay_workers::clock::Clock;
+use forebay_workers::clock::{Clock, SystemClock};
+use forebay_workers::fence::CallFence;
 use forebay_workers::outcome::policy::RetryPolicy;
 use forebay_workers::sim::VirtualClock;
 use forebay_workers::sim::queue::SimQueue;
@@ -37,7 +38,12 @@ struct Scripted {
 }
 
 impl Upstream for Scripted {
-    async fn send<S>(&self, request: Request, sent: S) -> Result<ReceivedReply, Error>
+    async fn send<S>(
+        &self,
+        request: Request,
+        _: Arc<CallFence>,
+        sent: S,
+    ) -> Result<ReceivedReply, Error>
     where
         S: FnOnce(Instant) + Send + 'static,
     {
@@ -127,6 +133,7 @@ impl Tiers {
             saved_states: HashMap::new(),
             kept: false,
             controls: forebay_workers::WorkerControls::default(),
+            fence: CallFence::unlimited(Arc::new(SystemClock)),
             addressing: SubjectRules::default(),
             results_are_complete: true,
             max_request: usize::MAX,

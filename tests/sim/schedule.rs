@@ -10,6 +10,8 @@ use forebay_providers::cost::LimitDimension;
 use forebay_providers::registry::provider;
 use forebay_schemas::{Cache, Flow, Lane};
 use forebay_workers::accounts::{self, AccountKey, Algorithm, Amount, Limit};
+use forebay_workers::clock::SystemClock;
+use forebay_workers::fence::CallFence;
 use forebay_workers::outcome::policy::RetryPolicy;
 use forebay_workers::sim::VirtualClock;
 use forebay_workers::sim::queue::SimQueue;
@@ -299,6 +301,7 @@ impl Schedule {
             saved_states: HashMap::new(),
             kept: false,
             controls: forebay_workers::WorkerControls::default(),
+            fence: CallFence::unlimited(Arc::new(SystemClock)),
             addressing: SubjectRules::default(),
             results_are_complete: true,
             max_request: usize::MAX,

@@ -3,12 +3,19 @@
 //! Durations and deadlines inside the process use tokio's clock, which tests pause. Wall-clock time, which crosses the
 //! wire, comes from a [`Clock`]. Leaf functions take `now` as an argument.
 
-use jiff::Timestamp;
+use std::time::Duration;
 
-/// A source of wall-clock time.
+use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+/// A source of time.
 pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
-    /// Returns the current time.
+    /// Returns the current wall-clock time.
     fn now(&self) -> Timestamp;
+
+    /// Returns the time since a fixed moment in the past. It counts the time during which the process was stopped or the
+    /// machine was suspended, and nobody can set it.
+    fn since_boot(&self) -> Duration;
 }
 
 /// The machine's clock.
@@ -22,6 +29,15 @@ impl Clock for SystemClock {
     )]
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    fn since_boot(&self) -> Duration {
+        // Elsewhere, as on macOS, there is only a clock that stands still while the machine is suspended.
+        #[cfg(target_os = "linux")]
+        let clock = ClockId::Boottime;
+        #[cfg(not(target_os = "linux"))]
+        let clock = ClockId::Monotonic;
+        Duration::try_from(clock_gettime(clock)).unwrap_or_default()
     }
 }
 

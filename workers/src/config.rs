@@ -1,6 +1,7 @@
 //! The configuration of a worker: its accounts, pools and teams, and the state that a process before it saved.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_schemas::Lane;
@@ -9,6 +10,7 @@ use jiff::Timestamp;
 use crate::accounts::{self, AccountState, Limit};
 use crate::addressing::SubjectRules;
 use crate::controls::WorkerControls;
+use crate::fence::CallFence;
 use crate::outcome::policy::RetryPolicy;
 use crate::pools::{OnDemand, PoolConfig};
 
@@ -35,6 +37,8 @@ pub struct Config {
     pub saved_states: HashMap<String, AccountState>,
     /// True if the state is saved. Then nothing is spent of a limit over more than a minute that is not saved.
     pub kept: bool,
+    /// The time until which providers may be called.
+    pub fence: Arc<CallFence>,
     /// The pauses and cancellations of operators.
     pub controls: WorkerControls,
     /// True if the store has every answer within the dedupe horizon. Otherwise the stream of completions is searched too.

@@ -1,5 +1,6 @@
 //! Checks that a provider accepts a key: by its list of models or, if it has none, by the smallest call.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_schemas::{Class, Job};
@@ -7,7 +8,8 @@ use serde::de::IgnoredAny;
 use tokio::time::timeout;
 
 use crate::accounts::{self, AccountKey};
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
+use crate::fence::CallFence;
 use crate::outcome::outcome::CallOutcome;
 use crate::upstream::{self, Upstream};
 use forebay_providers::{Endpoint, RateLimitHeaders, WorkKind, models};
@@ -104,7 +106,8 @@ fn check_list(endpoint: &Endpoint, reply: &Reply, limits: Vec<RateLimitHeaders>)
 
 async fn send(upstream: &impl Upstream, request: Request) -> Result<Reply, upstream::Error> {
     let late = |_| Err(upstream::Error::TimedOut(CHECK_TIMEOUT));
-    let received = timeout(CHECK_TIMEOUT, upstream.send(request, |_| {}));
+    let fence = CallFence::unlimited(Arc::new(SystemClock));
+    let received = timeout(CHECK_TIMEOUT, upstream.send(request, fence, |_| {}));
     Ok(received.await.unwrap_or_else(late)?.reply)
 }
 

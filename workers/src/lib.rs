@@ -54,10 +54,11 @@ pub mod store;
 pub mod forecast;
 pub mod key_check;
 
-// Leaves: backpressure of the store, time, the points between steps.
+// Leaves: backpressure of the store, time, until when calls may be made, the points between steps.
 mod backpressure;
 pub mod clock;
 pub mod crash;
+pub mod fence;
 mod large;
 mod until_done;
 

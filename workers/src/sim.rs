@@ -8,6 +8,7 @@ pub mod queue;
 pub mod upstream;
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -47,5 +48,9 @@ impl Clock for VirtualClock {
             .checked_add(self.origin.elapsed())
             .and_then(|now| now.checked_add(set));
         now.unwrap_or(Timestamp::MAX)
+    }
+
+    fn since_boot(&self) -> Duration {
+        self.origin.elapsed()
     }
 }

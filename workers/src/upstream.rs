@@ -5,9 +5,13 @@ pub mod http;
 use std::future::Future;
 use std::time::Duration;
 
+use std::sync::Arc;
+
 use forebay_providers::{Reply, Request};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+
+use crate::fence::CallFence;
 
 /// A received reply.
 #[derive(Debug)]
@@ -33,6 +37,9 @@ pub enum Error {
     /// The request did not leave, so the provider cannot have seen it.
     #[error("not sent: {0}")]
     NotSent(String),
+    /// The fence closed before the whole request had left, so the provider cannot have served it.
+    #[error("not sent: another worker may have taken over by now")]
+    FenceClosed,
     /// The request left, and no answer came or it broke off. The provider may have served the request.
     #[error("no whole answer: {0}")]
     Unanswered(String),
@@ -46,10 +53,11 @@ pub enum Error {
 
 /// The way to a provider. It makes one attempt, never retries and never follows a redirect.
 pub trait Upstream: Send + Sync + 'static {
-    /// Sends `request`, and calls `sent` once when the request is handed to the network.
+    /// Sends `request` while `fence` is open, and calls `sent` once when the request is handed to the network.
     fn send<S>(
         &self,
         request: Request,
+        fence: Arc<CallFence>,
         sent: S,
     ) -> impl Future<Output = Result<ReceivedReply, Error>> + Send
     where

@@ -191,6 +191,11 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         }
     }
 
+    /// Returns true if providers may be called now. Otherwise another worker may have taken over.
+    pub fn may_call(&self) -> bool {
+        self.state.fence.is_open()
+    }
+
     /// Returns true if a team may have copies of completions published on `subject`.
     pub fn may_reply(&self, subject: &str, team: &str) -> bool {
         may_reply(subject, team, &self.state.team(team).reply_prefixes)

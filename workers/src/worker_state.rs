@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::config::{Config, TeamConfig, saved_name_of_team};
 use crate::controls::WorkerControls;
 use crate::counters::Counters;
+use crate::fence::CallFence;
 use crate::job::in_flight::InFlightJobs;
 use crate::job::inbox::DispatcherHandle;
 use crate::job::merge_size::MergeSizes;
@@ -50,6 +51,7 @@ pub(crate) struct WorkerState<Q, U> {
     pub(crate) team_limits: HashMap<String, Arc<TeamLimits>>,
     pub(crate) policy: RetryPolicy,
     pub(crate) controls: WorkerControls,
+    pub(crate) fence: Arc<CallFence>,
     /// True if every answer within the dedupe horizon is in the store.
     pub(crate) results_are_complete: bool,
     /// The largest job that is fetched from an object, in bytes.
@@ -128,6 +130,7 @@ impl<Q, U> WorkerState<Q, U> {
             addressing: config.addressing,
             policy: config.policy,
             controls: config.controls,
+            fence: config.fence,
             results_are_complete: config.results_are_complete,
             max_request: config.max_request,
             unacked: Arc::default(),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use forebay::app::{App, Started};
+use forebay::cluster::worker_lease::WhenHeld;
 use forebay::config::Config;
 use forebay_simulator::Provider;
 use toml::{Table, Value};
@@ -184,7 +185,10 @@ impl ForebayBuilder {
 
     /// Starts it with what no text of a configuration says.
     pub(crate) async fn start_with(self, config: &Config) -> Forebay {
-        match App::start(config).await.expect("it starts") {
+        match App::start(config, WhenHeld::GiveUp)
+            .await
+            .expect("it starts")
+        {
             Started::Here(app) => Forebay {
                 connection: app.connection.clone(),
                 running: Some((app, self)),

@@ -590,6 +590,10 @@ async fn a_calendar_day_returns_whole_at_midnight_of_its_zone() {
             let eleven: jiff::Timestamp = "2026-11-24T07:00:00Z".parse().expect("a time");
             eleven + self.0.elapsed()
         }
+
+        fn since_boot(&self) -> Duration {
+            self.0.elapsed()
+        }
     }
     // In the evening, in Los Angeles.
     let start = Instant::now();

@@ -109,6 +109,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         let mut deadlines = tokio::time::interval(DEADLINE_CHECK_INTERVAL);
         let mut controls = self.state.controls.changes();
         let mut releases = self.state.backpressure.releases();
+        let mut openings = self.state.fence.openings();
         loop {
             self.drain_inbox();
             let next_start = self.run_pass();
@@ -128,6 +129,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 // It cannot fail: the sender lives in the worker's state.
                 _ = controls.changed() => self.cancel(),
                 _ = releases.changed() => {}
+                _ = openings.changed() => {}
             }
         }
         self.give_back_all();

@@ -123,7 +123,9 @@ impl TargetSelector {
         state: &WorkerState<Q, U>,
         admitted: &AdmittedJob,
     ) -> Offer {
-        if self.open_targets == 0 || state.backpressure.is_on() {
+        // The end of either wakes the dispatcher.
+        let may_call = state.fence.is_open() && !state.backpressure.is_on();
+        if self.open_targets == 0 || !may_call {
             return Offer::Stop;
         }
         // The dispatcher's deadline check ends a late job. It must not be called before that.

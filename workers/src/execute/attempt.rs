@@ -79,7 +79,8 @@ async fn send<Q, U: Upstream>(
         marker.sent(at);
         span.in_scope(|| crash::at(CrashPoint::Sending));
     };
-    let sending = state.upstream.send(request, on_send);
+    let fence = Arc::clone(&state.fence);
+    let sending = state.upstream.send(request, fence, on_send);
     sending.await.map_err(SendFailure::Upstream)
 }
 

@@ -40,6 +40,10 @@ impl Clock for ForecastClock {
         let passed = Duration::from_nanos(self.nanos.load(Ordering::Relaxed));
         self.from.checked_add(passed).unwrap_or(Timestamp::MAX)
     }
+
+    fn since_boot(&self) -> Duration {
+        Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
+    }
 }
 
 /// A waiting job.

@@ -17,6 +17,8 @@ use forebay_providers::{BilledFacts, DecodedReply, ErrorScope};
 const MAX_CODE: usize = 200;
 /// The code of a call that was not made because it could not be journalled in time.
 const NOT_JOURNALLED: &str = "not_journalled";
+/// The code of a call that was not made because another worker may have taken over.
+const FENCE_CLOSED: &str = "fence_closed";
 /// The code of an answer that is larger than the configured maximum.
 const TOO_LARGE: &str = "answer_too_large";
 /// After this, providers give up on a call themselves.
@@ -108,7 +110,7 @@ impl CallOutcome {
     /// The outcome of an attempt without a whole answer.
     pub(crate) fn of_error(error: &upstream::Error) -> Self {
         let class = match error {
-            upstream::Error::NotSent(_) => Class::NetBeforeSend,
+            upstream::Error::NotSent(_) | upstream::Error::FenceClosed => Class::NetBeforeSend,
             upstream::Error::Unanswered(_) | upstream::Error::TimedOut(_) => Class::NetAfterSend,
             upstream::Error::TooLarge(_) => Class::MalformedResponse,
         };
@@ -118,6 +120,7 @@ impl CallOutcome {
         };
         let code = match error {
             upstream::Error::TooLarge(_) => TOO_LARGE,
+            upstream::Error::FenceClosed => FENCE_CLOSED,
             _ => class.as_str(),
         };
         Self {
@@ -167,7 +170,7 @@ impl CallOutcome {
 
     /// Returns true if the call was not made, for a reason that has nothing to do with the account.
     pub(crate) fn was_not_made(&self) -> bool {
-        self.status_code.is_none() && self.code == NOT_JOURNALLED
+        self.status_code.is_none() && [NOT_JOURNALLED, FENCE_CLOSED].contains(&&*self.code)
     }
 
     /// The error of a completion with this outcome.

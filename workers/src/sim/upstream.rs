@@ -11,6 +11,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep};
 
+use crate::fence::CallFence;
 use crate::upstream::{Error, ReceivedReply, Upstream};
 use forebay_providers::{Reply, Request};
 
@@ -217,12 +218,20 @@ impl SimUpstream {
 }
 
 impl Upstream for SimUpstream {
-    async fn send<S>(&self, request: Request, sent: S) -> Result<ReceivedReply, Error>
+    async fn send<S>(
+        &self,
+        request: Request,
+        fence: Arc<CallFence>,
+        sent: S,
+    ) -> Result<ReceivedReply, Error>
     where
         S: FnOnce(Instant) + Send + 'static,
     {
         let behaviour = &*self.behaviour;
         sleep(self.up_to(behaviour.send_delay)).await;
+        if !fence.is_open() {
+            return Err(Error::FenceClosed);
+        }
         sent(Instant::now());
         sleep(self.up_to(behaviour.way)).await;
         let key = bearer(&request.headers);

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Error, ReceivedReply, Upstream};
+use crate::fence::CallFence;
 use crate::large::LARGE;
 use forebay_providers::{Reply, Request};
 
@@ -25,6 +26,8 @@ const LARGE_AT_ONCE: usize = 4;
 const MIN_ANSWER_RATE: u64 = 64 * 1024;
 /// The time after which a slow large answer is given up. It is also the longest pause between two of its chunks.
 const SLOW_ANSWER_GRACE: Duration = Duration::from_secs(30);
+/// The bytes of a request that are handed to the connection at once. The fence is checked before each part.
+const REQUEST_PART: usize = 8 * 1024;
 /// The error of a large answer that was given up.
 const TOO_SLOW: &str = "a large answer came too slowly";
 
@@ -86,14 +89,16 @@ impl HttpUpstream {
     async fn attempt<S>(
         &self,
         request: Request,
-        left: Arc<AtomicBool>,
+        fence: Arc<CallFence>,
         sent: S,
     ) -> Result<ReceivedReply, Error>
     where
         S: FnOnce(Instant) + Send + 'static,
     {
-        let body = StampedBody {
-            bytes: Some(request.body),
+        let left = Arc::<AtomicBool>::default();
+        let body = FencedBody {
+            rest: Some(request.body),
+            fence,
             sent: Mutex::new(Some(Box::new(sent))),
             left: Arc::clone(&left),
         };
@@ -181,6 +186,9 @@ impl AnswerRoom {
 
 /// Returns the error of a call that failed after or before the request left.
 fn failure(error: reqwest::Error, has_left: bool) -> Error {
+    if has_cause::<FenceClosed>(&error) {
+        return Error::FenceClosed;
+    }
     // The address may hold an account's name. The cause alone is enough.
     let error = describe(&error.without_url());
     if has_left {
@@ -188,6 +196,13 @@ fn failure(error: reqwest::Error, has_left: bool) -> Error {
     } else {
         Error::NotSent(error)
     }
+}
+
+/// Returns true if one of the causes of an error has type `E`.
+fn has_cause<E: std::error::Error + 'static>(error: &reqwest::Error) -> bool {
+    let first = error as &(dyn std::error::Error + 'static);
+    let mut causes = std::iter::successors(Some(first), |error| error.source());
+    causes.any(|error| error.is::<E>())
 }
 
 /// Returns the causes of an error in one line, outermost first.
@@ -202,45 +217,69 @@ fn describe(error: &dyn std::error::Error) -> String {
 }
 
 impl Upstream for HttpUpstream {
-    async fn send<S>(&self, request: Request, sent: S) -> Result<ReceivedReply, Error>
+    async fn send<S>(
+        &self,
+        request: Request,
+        fence: Arc<CallFence>,
+        sent: S,
+    ) -> Result<ReceivedReply, Error>
     where
         S: FnOnce(Instant) + Send + 'static,
     {
-        self.attempt(request, Arc::default(), sent).await
+        self.attempt(request, fence, sent).await
     }
 }
 
 type OnSent = Box<dyn FnOnce(Instant) + Send>;
 
-/// A body of known length that notes when the connection takes it. The connection is open then, so the note shows
-/// that the request left, and when.
-struct StampedBody {
-    bytes: Option<Bytes>,
+/// The fence was closed when the connection took a part of the request.
+#[derive(Debug, thiserror::Error)]
+#[error("another worker may have taken over")]
+struct FenceClosed;
+
+/// A body of known length that the connection takes in parts, each while the fence is open.
+///
+/// A connection of HTTP/1 takes the first part in the same step in which it writes the request's head. The first part
+/// therefore also shows that the request left, and when. After an error the connection is closed, and writes nothing
+/// that it has not written yet.
+struct FencedBody {
+    /// The bytes that were not taken yet; `None` at the end.
+    rest: Option<Bytes>,
+    fence: Arc<CallFence>,
     sent: Mutex<Option<OnSent>>,
     left: Arc<AtomicBool>,
 }
 
-impl Body for StampedBody {
+impl Body for FencedBody {
     type Data = Bytes;
-    type Error = std::convert::Infallible;
+    type Error = FenceClosed;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Some(mut part) = self.rest.take() else {
+            return Poll::Ready(None);
+        };
+        if !self.fence.is_open() {
+            return Poll::Ready(Some(Err(FenceClosed)));
+        }
         if let Some(sent) = self.sent.get_mut().take() {
             self.left.store(true, Ordering::Release);
             sent(Instant::now());
         }
-        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+        if part.len() > REQUEST_PART {
+            self.rest = Some(part.split_off(REQUEST_PART));
+        }
+        Poll::Ready(Some(Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.bytes.is_none()
+        self.rest.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let length = self.bytes.as_ref().map_or(0, Bytes::len);
+        let length = self.rest.as_ref().map_or(0, Bytes::len);
         SizeHint::with_exact(length as u64)
     }
 }

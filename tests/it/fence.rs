@@ -1,0 +1,251 @@
+//! No request leaves after the fence has closed, whenever the process is stopped.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use forebay_providers::Request;
+use forebay_workers::clock::{Clock, SystemClock};
+use forebay_workers::fence::CallFence;
+use forebay_workers::upstream::http::{Config, HttpUpstream};
+use forebay_workers::upstream::{Error, Upstream};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{install_crypto, soon, until};
+
+/// How long a lease of the stopped process is valid.
+const VALIDITY: Duration = Duration::from_millis(60);
+/// How long the process is stopped.
+const STOP: Duration = Duration::from_millis(250);
+/// How much later than the end a byte may come: a thread may lose its core between its check and its write. The real
+/// lease has a second for that.
+const MARGIN: Duration = Duration::from_millis(100);
+/// The calls that the stopped process makes at once.
+const CALLS_AT_ONCE: usize = 32;
+/// The variables by which the stopped process gets the addresses of the provider and of the giver of leases.
+const PROVIDER: &str = "FENCE_TEST_PROVIDER";
+const LEASES: &str = "FENCE_TEST_LEASES";
+
+fn upstream() -> HttpUpstream {
+    install_crypto();
+    let config = Config {
+        timeout: Duration::from_secs(20),
+        connect_timeout: Duration::from_secs(5),
+        max_answer: 1 << 20,
+    };
+    HttpUpstream::new(config).expect("a client")
+}
+
+fn request(address: &str, body: impl Into<bytes::Bytes>) -> Request {
+    Request {
+        method: http::Method::POST,
+        url: format!("http://{address}/").parse().expect("an address"),
+        headers: http::HeaderMap::new(),
+        body: body.into(),
+        account: "one".to_owned(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_the_fence_cuts_off_is_never_whole() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let clock = Arc::new(SystemClock);
+    let fence = CallFence::unlimited(clock);
+    let body = vec![b'x'; 16 << 20];
+    let request = request(&address, body.clone());
+    let of_call = Arc::clone(&fence);
+    let call = tokio::spawn(async move { upstream().send(request, of_call, |_| {}).await });
+    let (mut connection, _) = soon("a connection", listener.accept()).await.expect("one");
+    let mut head = [0; 1024];
+    let read = soon("the head", connection.read(&mut head)).await;
+    assert!(read.expect("bytes") > 0);
+    fence.close();
+    let mut rest = Vec::new();
+    let read = soon("the end", connection.read_to_end(&mut rest)).await;
+    assert!(read.is_err() || rest.len() < body.len(), "{}", rest.len());
+    let error = soon("an outcome", call).await.expect("it ran").err();
+    assert!(matches!(error, Some(Error::FenceClosed)), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_fence_lets_no_request_begin() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let fence = CallFence::closed(Arc::new(SystemClock));
+    let request = request(&address, "{}");
+    let sent = Arc::new(AtomicBool::new(false));
+    let of_call = Arc::clone(&sent);
+    let note = move |_| of_call.store(true, Ordering::Relaxed);
+    let call = tokio::spawn(async move { upstream().send(request, fence, note).await });
+    let (mut connection, _) = soon("a connection", listener.accept()).await.expect("one");
+    let mut received = Vec::new();
+    let _ = soon("the end", connection.read_to_end(&mut received)).await;
+    assert_eq!(received, b"");
+    let error = soon("an outcome", call).await.expect("it ran").err();
+    assert!(matches!(error, Some(Error::FenceClosed)), "{error:?}");
+    assert!(!sent.load(Ordering::Relaxed));
+}
+
+/// Times on the machine's clock, in nanoseconds.
+#[derive(Default)]
+struct Watched {
+    calls: AtomicU64,
+    /// The end of the last lease that was given.
+    end: AtomicU64,
+    /// True while no lease is given.
+    refuses: AtomicBool,
+    /// The number of requests whose first byte came later after the end than the margin, and of those within it.
+    late: AtomicU64,
+    within_margin: AtomicU64,
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).expect("a time")
+}
+
+/// Answers each request of a connection, and notes those that came after the end of the lease.
+async fn answer(mut connection: TcpStream, watched: Arc<Watched>) {
+    let mut received = vec![0; 4096];
+    while connection
+        .read(&mut received)
+        .await
+        .is_ok_and(|read| read > 0)
+    {
+        watched.calls.fetch_add(1, Ordering::Relaxed);
+        let end = watched.end.load(Ordering::Acquire);
+        let after = nanos(SystemClock.since_boot()).saturating_sub(end);
+        if after > nanos(MARGIN) {
+            watched.late.fetch_add(1, Ordering::Relaxed);
+        } else if after > 0 {
+            watched.within_margin.fetch_add(1, Ordering::Relaxed);
+        }
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        if connection.write_all(answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Gives leases over a connection: a line with the time of sending comes, and one with the end of the lease, or `0`, goes.
+async fn give_leases(connection: TcpStream, watched: Arc<Watched>) {
+    let mut connection = BufReader::new(connection);
+    let mut line = String::new();
+    while connection
+        .read_line(&mut line)
+        .await
+        .is_ok_and(|read| read > 0)
+    {
+        let sent: u64 = line.trim().parse().expect("a time");
+        let end = match watched.refuses.load(Ordering::Acquire) {
+            true => 0,
+            false => sent + nanos(VALIDITY),
+        };
+        if end > 0 {
+            watched.end.store(end, Ordering::Release);
+        }
+        let given = format!("{end}\n");
+        if connection.write_all(given.as_bytes()).await.is_err() {
+            return;
+        }
+        line.clear();
+    }
+}
+
+/// What the stopped process does: it calls as fast as its fence lets it, and renews its lease.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the process that the test below starts and stops"]
+async fn calls_while_its_fence_is_open() {
+    let [provider, leases] = [PROVIDER, LEASES].map(|name| std::env::var(name).expect("set"));
+    let fence = CallFence::closed(Arc::new(SystemClock));
+    let upstream = Arc::new(upstream());
+    for _ in 0..CALLS_AT_ONCE {
+        let (upstream, fence) = (Arc::clone(&upstream), Arc::clone(&fence));
+        let request = move |provider: &str| request(provider, r#"{"model":"m"}"#);
+        let provider = provider.clone();
+        tokio::spawn(async move {
+            loop {
+                let call = upstream.send(request(&provider), Arc::clone(&fence), |_| {});
+                if call.await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+        });
+    }
+    let mut leases = BufReader::new(TcpStream::connect(leases).await.expect("connected"));
+    let mut line = String::new();
+    loop {
+        let sent = format!("{}\n", nanos(fence.now()));
+        leases.write_all(sent.as_bytes()).await.expect("sent");
+        leases.read_line(&mut line).await.expect("a lease");
+        match line.trim().parse().expect("a time") {
+            0 => fence.close(),
+            end => fence.extend(Duration::from_nanos(end)),
+        }
+        line.clear();
+        tokio::time::sleep(VALIDITY / 6).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stderr, reason = "the figures of this experiment, with `STOPS=60`")]
+async fn a_process_that_was_stopped_calls_nothing_after_its_lease() {
+    let stops: u32 = std::env::var("STOPS").map_or(6, |stops| stops.parse().expect("a number"));
+    let watched = Arc::<Watched>::default();
+    let [provider, leases] = [
+        TcpListener::bind("127.0.0.1:0").await.expect("a port"),
+        TcpListener::bind("127.0.0.1:0").await.expect("a port"),
+    ];
+    let mut command = tokio::process::Command::new(std::env::current_exe().expect("a program"));
+    command
+        .args([
+            "--ignored",
+            "--exact",
+            "fence::calls_while_its_fence_is_open",
+        ])
+        .env(PROVIDER, provider.local_addr().expect("bound").to_string())
+        .env(LEASES, leases.local_addr().expect("bound").to_string())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    let child = command.spawn().expect("it starts");
+    let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    let pid = pid.expect("a process");
+    let of_provider = Arc::clone(&watched);
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = provider.accept().await {
+            tokio::spawn(answer(connection, Arc::clone(&of_provider)));
+        }
+    });
+    let of_leases = Arc::clone(&watched);
+    tokio::spawn(async move {
+        let (connection, _) = leases.accept().await.expect("a connection");
+        give_leases(connection, of_leases).await;
+    });
+    let began = tokio::time::Instant::now();
+    for _ in 0..stops {
+        let before = watched.calls.load(Ordering::Relaxed);
+        until("calls", async || {
+            watched.calls.load(Ordering::Relaxed) > before + 200
+        })
+        .await;
+        kill_process(pid, Signal::STOP).expect("stopped");
+        // The stop is what is tested, so there is nothing else to wait for.
+        tokio::time::sleep(STOP).await;
+        watched.refuses.store(true, Ordering::Release);
+        kill_process(pid, Signal::CONT).expect("continued");
+        tokio::time::sleep(STOP / 2).await;
+        watched.refuses.store(false, Ordering::Release);
+    }
+    let calls = watched.calls.load(Ordering::Relaxed);
+    let seconds = began.elapsed().as_secs_f64();
+    let within = watched.within_margin.load(Ordering::Relaxed);
+    let late = watched.late.load(Ordering::Relaxed);
+    eprintln!(
+        "{stops} stops, {calls} calls in {seconds:.1} s: {within} first bytes after the end by at most {MARGIN:?}, {late} by more"
+    );
+    assert_eq!(late, 0);
+}
