@@ -10,8 +10,9 @@ use forebay_workers::fence::CallFence;
 use forebay_workers::store::journal::Journal;
 use forebay_workers::store::results::{ResultStore, Retention};
 use forebay_workers::upstream::http::{Config as HttpConfig, HttpUpstream};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::cluster::account_state;
 use crate::cluster::account_state::AccountStates;
@@ -31,6 +32,10 @@ use crate::worker::JetStreamWorker;
 /// moment.
 const DATA_DIR_RETRIES: u32 = 10;
 const DATA_DIR_RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// The time for which a step of the start is repeated while NATS refuses it or does not answer. The leader of a stream that
+/// was made a moment ago may not be known yet.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+const START_RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// The time that the last messages have to be sent.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -47,6 +52,7 @@ pub struct App {
     lease: Option<WorkerLease>,
     heartbeat: tokio::task::JoinHandle<()>,
     streams: tokio::task::JoinHandle<()>,
+    orders: tokio::task::JoinHandle<()>,
     sweeps: tokio::task::JoinHandle<()>,
     // These are dropped last, in this order: the server stops before the directory is free.
     server: Option<server::NatsServer>,
@@ -99,19 +105,22 @@ impl App {
             Some(_) => (None, CallFence::unlimited(Arc::new(SystemClock))),
             None => {
                 let fence = CallFence::closed(Arc::new(SystemClock));
-                let lease = WorkerLease::take(&connection, Arc::clone(&fence), when_held).await?;
+                let lease = WorkerLease::take(&connection, Arc::clone(&fence), when_held);
+                let lease = lease.await?;
                 (Some(lease), fence)
             }
         };
-        establish(&connection, config).await?;
+        patiently(async || establish(&connection, config).await).await?;
         // The upgrade happens once, so its future is boxed instead of enlarging that of every
         // start.
-        Box::pin(upgrade::take_over(&connection)).await?;
+        Box::pin(patiently(async || upgrade::take_over(&connection).await)).await?;
         // Up to this point, an older Forebay could still use the directory.
         dir.begin_format().map_err(directory_error)?;
+        let unknown = workers.unknown_states(SystemClock.now());
         let states =
-            AccountStates::read(&connection, workers.unknown_states(SystemClock.now())).await?;
-        let book = OrderBook::read(&connection).await?;
+            patiently(async || AccountStates::read(&connection, unknown.clone()).await).await?;
+        let book = patiently(async || OrderBook::read(&connection).await).await?;
+        patiently(async || warn_of_single_replicas(&connection).await).await?;
         let workers = forebay_workers::Config {
             idle: dir.idle(),
             saved_states: states.known(),
@@ -138,6 +147,7 @@ impl App {
             connection.clone(),
             Arc::clone(&worker),
         ));
+        let orders = book.keep();
         let control = ControlServices::start(&connection, Arc::clone(&worker), writer, book)
             .await
             .map_err(|error| Error::Unreachable(anyhow!("the services cannot start: {error}")))?;
@@ -159,6 +169,7 @@ impl App {
             lease,
             heartbeat,
             streams,
+            orders,
             sweeps,
             server,
             dir,
@@ -198,6 +209,7 @@ impl App {
         }
         self.heartbeat.abort();
         self.streams.abort();
+        self.orders.abort();
         self.sweeps.abort();
         self.events.abort();
         if let Some(lease) = self.lease {
@@ -220,10 +232,35 @@ impl App {
 async fn establish(connection: &Connection, config: &Config) -> Result<(), Error> {
     let Connection { context, names, .. } = connection;
     let established = streams::establish(context, names, &config.streams).await;
-    established.map_err(|error| match error {
+    established.map_err(stream_error)
+}
+
+async fn warn_of_single_replicas(connection: &Connection) -> Result<(), Error> {
+    let Connection { context, names, .. } = connection;
+    let warned = streams::warn_of_single_replicas(context, names).await;
+    warned.map_err(stream_error)
+}
+
+fn stream_error(error: streams::Error) -> Error {
+    match error {
         streams::Error::Server { .. } => Error::Unreachable(error.into()),
         streams::Error::Unfit { .. } => Error::Usage(error.into()),
-    })
+    }
+}
+
+/// Repeats a step of the start until it succeeds, or has failed for [`START_PATIENCE`]. A step that the configuration
+/// forbids is not repeated.
+async fn patiently<T>(mut step: impl AsyncFnMut() -> Result<T, Error>) -> Result<T, Error> {
+    let until = Instant::now() + START_PATIENCE;
+    loop {
+        match step().await {
+            Err(Error::Unreachable(problem)) if Instant::now() < until => {
+                debug!(%problem, "the start is not possible yet");
+                tokio::time::sleep(START_RETRY_PAUSE).await;
+            }
+            ended => return ended,
+        }
+    }
 }
 
 /// Takes hold of the data directory. A client that looks up the holder has the lock for a moment
@@ -263,7 +300,7 @@ async fn start_worker(
     let unreachable = |error: forebay_workers::queue::Error| Error::Unreachable(error.into());
     let queue = connection.queue();
     let results = open_results(config, &dir.join("results"), &*clock).await?;
-    let last = queue.last_completion().await.map_err(unreachable)?;
+    let last = patiently(async || queue.last_completion().await.map_err(unreachable)).await?;
     let last = last
         .as_ref()
         .map(|(identity, published)| (identity.as_ref(), *published));

@@ -5,6 +5,7 @@ pub mod server;
 pub mod bucket;
 pub mod connection;
 pub mod permissions;
+pub mod replicas;
 pub mod streams;
 
 pub mod objects;

@@ -8,6 +8,7 @@
 
 use anyhow::Context as _;
 use async_nats::jetstream::kv::Store;
+use forebay_schemas::Names;
 use forebay_workers::accounts::AccountState;
 use forebay_workers::queue::jetstream::take_over_schedules;
 use forebay_workers::{CancelledJobs, PauseTarget};
@@ -61,7 +62,7 @@ async fn take_over_buckets(connection: &Connection) -> anyhow::Result<()> {
 }
 
 async fn bucket(connection: &Connection, name: String) -> anyhow::Result<Option<Store>> {
-    match streams::existing(&connection.context, &format!("KV_{name}")).await? {
+    match streams::existing(&connection.context, &Names::key_value_stream(&name)).await? {
         Some(_) => Ok(Some(connection.context.get_key_value(name).await?)),
         None => Ok(None),
     }

@@ -161,6 +161,27 @@ impl Names {
         self.stream("ANSWERS")
     }
 
+    /// Returns the stream of a key-value bucket, as NATS clients derive it from the bucket's name.
+    pub fn key_value_stream(bucket: &str) -> String {
+        format!("KV_{bucket}")
+    }
+
+    /// Returns all streams, those of buckets included.
+    pub fn all_streams(&self) -> [String; 10] {
+        [
+            self.jobs_stream(),
+            self.scheduled_stream(),
+            self.completions_stream(),
+            self.dead_stream(),
+            self.events_stream(),
+            Self::bucket_stream(&self.requests_bucket()),
+            Self::bucket_stream(&self.answers_bucket()),
+            Self::key_value_stream(&self.nodes_bucket()),
+            Self::key_value_stream(&self.accounts_bucket()),
+            Self::key_value_stream(&self.controls_bucket()),
+        ]
+    }
+
     /// Returns the stream of an object store, as NATS clients derive it from the store's name.
     pub fn bucket_stream(bucket: &str) -> String {
         format!("OBJ_{bucket}")

@@ -18,6 +18,8 @@ use crate::worker::JetStreamWorker;
 
 /// The interval of checks for changed states.
 const CHANGE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// The interval of checks that the bucket exists.
+const BUCKET_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The interval at which all states are written, changed or not.
 const FULL_WRITE_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -121,10 +123,13 @@ impl AccountStates {
         let written = async {
             let mut checks = tokio::time::interval(CHANGE_CHECK_INTERVAL);
             checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut bucket_checks = tokio::time::interval(BUCKET_CHECK_INTERVAL);
+            bucket_checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut full_writes = tokio::time::interval(FULL_WRITE_INTERVAL);
             loop {
                 tokio::select! {
                     _ = checks.tick() => { self.write(&worker, true).await; }
+                    _ = bucket_checks.tick() => self.restore_bucket().await,
                     _ = full_writes.tick() => self.forget_written(),
                     Some(done) = requests.recv() => {
                         self.forget_written();
@@ -141,6 +146,20 @@ impl AccountStates {
         tokio::select! {
             () = written => {}
             () = lease_lost.cancelled() => {}
+        }
+    }
+
+    /// Makes the bucket again if it was lost with the store. Everything is then written again.
+    async fn restore_bucket(&mut self) {
+        match self.bucket.ensure().await {
+            Ok(false) => {}
+            Ok(true) => {
+                warn!("the bucket of what is known of limits was deleted; writing it again");
+                self.forget_written();
+            }
+            Err(error) => {
+                debug!(%error, "the bucket of what is known of limits cannot be looked at")
+            }
         }
     }
 
@@ -165,7 +184,7 @@ impl AccountStates {
             // Another worker may have taken over, and what it wrote must not be overwritten.
             return false;
         }
-        let mut all = true;
+        let (mut all, mut is_refused) = (true, false);
         for (name, state) in worker.saved_states(ahead) {
             let entry = self.written.entry(name.clone());
             let written = entry.or_default();
@@ -189,10 +208,7 @@ impl AccountStates {
                 Ok(BucketWrite::Conflict) => debug!(name, "another value is there"),
                 Err(error) => {
                     warn!(name, %error, "what is known of these limits cannot be written down yet");
-                    // The bucket may have been lost with the store.
-                    if let Err(error) = self.bucket.ensure().await {
-                        warn!(%error, "the bucket of what is known of limits cannot be made");
-                    }
+                    is_refused = true;
                 }
             }
             all = false;
@@ -202,6 +218,9 @@ impl AccountStates {
             if let Ok(entry) = self.bucket.get(&name).await {
                 written.revision = entry.revision();
             }
+        }
+        if is_refused {
+            self.restore_bucket().await;
         }
         all
     }

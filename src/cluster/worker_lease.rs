@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use bytes::Bytes;
+use forebay_schemas::Names;
 use forebay_workers::fence::CallFence;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -99,7 +100,7 @@ impl WorkerLease {
         when_held: WhenHeld,
     ) -> Result<Self, Error> {
         let failed = |problem: String| Error::Unreachable(anyhow!("the worker's lease: {problem}"));
-        let bucket = open(connection).await;
+        let bucket = open_patiently(connection).await;
         let bucket = bucket.map_err(|error| failed(error.to_string()))?;
         let me = LeaseHolder::this_process();
         let value = serde_json::to_vec(&me).map_err(|error| failed(error.to_string()))?;
@@ -127,7 +128,7 @@ impl WorkerLease {
     /// Returns true if a process holds the lease, or if its key cannot be read. Returns false if
     /// the bucket does not exist.
     pub async fn is_taken(connection: &Connection) -> bool {
-        let stream = format!("KV_{}", connection.names.nodes_bucket());
+        let stream = Names::key_value_stream(&connection.names.nodes_bucket());
         match connection.context.get_stream(&stream).await {
             Ok(_) => match open(connection).await {
                 Ok(bucket) => !matches!(bucket.get(KEY).await, Ok(BucketEntry::Missing { .. })),
@@ -162,6 +163,20 @@ impl WorkerLease {
             Err(_) => {
                 warn!("NATS does not answer, so the worker's lease stays taken for some seconds")
             }
+        }
+    }
+}
+
+/// Opens the bucket of leases, and retries that for [`LOOK_PATIENCE`].
+async fn open_patiently(connection: &Connection) -> Result<Bucket, bucket::Error> {
+    let began = Instant::now();
+    loop {
+        match open(connection).await {
+            Err(problem) if began.elapsed() < LOOK_PATIENCE => {
+                debug!(%problem, "the bucket of leases cannot be opened yet");
+                tokio::time::sleep(CLAIM_INTERVAL).await;
+            }
+            ended => return ended,
         }
     }
 }
@@ -333,7 +348,9 @@ impl LeaseRenewal {
             Ok(true) => return Ok(true),
             Ok(false) => {}
             // The bucket may have been lost with the store.
-            Err(_) => self.bucket.ensure().await?,
+            Err(_) => {
+                self.bucket.ensure().await?;
+            }
         }
         let entry = self.bucket.get(KEY).await?;
         match &entry {

@@ -8,13 +8,16 @@ use forebay_workers::{CancelledJobs, PauseTarget, WorkerControls};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::nats::bucket::{self, Bucket, BucketEntry, BucketSettings, BucketWrite};
 use crate::nats::connection::{Connection, Error};
 
 /// The time for which an order is kept if it is not revoked. No job waits longer.
 const ORDER_MAX_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+
+/// The interval of checks that the bucket exists.
+const BUCKET_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Tries to replace a key's value while other writers replace it too.
 const MAX_CONFLICTS: usize = 8;
@@ -73,6 +76,34 @@ impl OrderBook {
             }
         }
         Ok(Self { bucket, controls })
+    }
+
+    /// Makes the bucket again, with all orders, if it is deleted while Forebay runs.
+    pub fn keep(&self) -> tokio::task::JoinHandle<()> {
+        let book = self.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(BUCKET_CHECK_INTERVAL).await;
+                if let Err(problem) = book.restore_bucket().await {
+                    debug!(problem, "the bucket of orders cannot be looked at");
+                }
+            }
+        })
+    }
+
+    async fn restore_bucket(&self) -> Result<(), String> {
+        let made_again = self.bucket.ensure().await;
+        if !made_again.map_err(|error| error.to_string())? {
+            return Ok(());
+        }
+        warn!("the bucket of operators' orders was deleted; writing them again");
+        for what in self.controls.paused() {
+            self.store_order(&ControlOrder::Pause(what)).await?;
+        }
+        for (what, at) in self.controls.cancelled() {
+            self.store_order(&ControlOrder::Cancel { what, at }).await?;
+        }
+        Ok(())
     }
 
     /// Returns the orders that the worker follows.

@@ -31,12 +31,14 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
+use forebay_schemas::Names;
 use forebay_schemas::header::TAG_HEADER;
 use forebay_workers::tags::TagKey;
 use futures::TryStreamExt;
 use parking_lot::RwLock;
 use tracing::{info, warn};
 
+use crate::nats::replicas::StreamCreator;
 use crate::nats::streams;
 
 /// The header of a deletion, as key-value clients write it, and its value.
@@ -110,8 +112,16 @@ pub struct Bucket {
     context: Context,
     stream: Stream,
     settings: BucketSettings,
-    /// Shared by all clones, since the secret changes if another process makes the bucket again.
-    tags: Arc<RwLock<TagKey>>,
+    /// Shared by all clones, since another process may make the bucket again.
+    origin: Arc<RwLock<BucketOrigin>>,
+}
+
+/// What is new when a bucket was made again.
+#[derive(Debug)]
+struct BucketOrigin {
+    tags: TagKey,
+    /// When the server made its stream.
+    created: async_nats::datetime::DateTime,
 }
 
 /// Returns the tag of a value, or of a deletion.
@@ -172,23 +182,29 @@ impl Bucket {
             context: context.clone(),
             stream: stream.clone(),
             settings: settings.clone(),
-            tags: Arc::new(RwLock::new(tags)),
+            origin: Arc::new(RwLock::new(BucketOrigin {
+                tags,
+                created: stream.cached_info().created,
+            })),
         })
     }
 
     /// Makes the bucket again if it was deleted, with the same secret. If another process made it again, this takes over
-    /// that secret.
+    /// that secret. Returns true if it was made again since the last call: all values are then lost.
     ///
     /// # Errors
     /// Returns an error when NATS refuses or does not answer.
-    pub async fn ensure(&self) -> Result<(), Error> {
-        let tags = self.tags.read().clone();
+    pub async fn ensure(&self) -> Result<bool, Error> {
+        let tags = self.origin.read().tags.clone();
         let opened = open_stream(&self.context, &self.settings, &tags).await;
         let stream = opened.map_err(|problem| self.error(problem))?;
-        if let Some(stored) = TagKey::of_metadata(&stream.cached_info().config.metadata) {
-            *self.tags.write() = stored;
+        let found = stream.cached_info();
+        let mut origin = self.origin.write();
+        if let Some(stored) = TagKey::of_metadata(&found.config.metadata) {
+            origin.tags = stored;
         }
-        Ok(())
+        let created = std::mem::replace(&mut origin.created, found.created);
+        Ok(created != found.created)
     }
 
     fn error(&self, problem: impl ToString) -> Error {
@@ -216,7 +232,7 @@ impl Bucket {
             Err(error) => return Err(self.error(error)),
         };
         let revision = message.sequence;
-        if !is_tagged(&self.tags.read(), &message) {
+        if !is_tagged(&self.origin.read().tags, &message) {
             return Ok(BucketEntry::Foreign { revision });
         }
         if !operation_of(&message.headers).is_empty() {
@@ -247,8 +263,8 @@ impl Bucket {
         ttl: Option<Duration>,
     ) -> Result<BucketWrite, Error> {
         let subject = self.subject(key);
-        let mut message =
-            tagged(&self.tags.read(), &subject, value).expected_last_subject_sequence(expected);
+        let mut message = tagged(&self.origin.read().tags, &subject, value)
+            .expected_last_subject_sequence(expected);
         if let Some(ttl) = ttl {
             message = message.ttl(ttl);
         }
@@ -261,8 +277,9 @@ impl Bucket {
     /// Returns an error when NATS does not answer or does not take it.
     pub async fn purge(&self, key: &str, expected: u64) -> Result<BucketWrite, Error> {
         let subject = self.subject(key);
+        let tag = tag_of(&self.origin.read().tags, &subject, PURGE, b"");
         let message = PublishMessage::build()
-            .header(TAG_HEADER, tag_of(&self.tags.read(), &subject, PURGE, b""))
+            .header(TAG_HEADER, tag)
             .header(OPERATION_HEADER, PURGE)
             .header("Nats-Rollup", "sub")
             .expected_last_subject_sequence(expected);
@@ -311,11 +328,11 @@ async fn open_stream(
     settings: &BucketSettings,
     tags: &TagKey,
 ) -> Result<Stream, String> {
-    let stream = format!("KV_{}", settings.name);
+    let stream = Names::key_value_stream(&settings.name);
     let found = streams::existing(context, &stream).await;
     if found.map_err(|error| error.to_string())?.is_none() {
         let config = new_stream(stream.clone(), settings, tags);
-        if let Err(error) = context.create_stream(config).await {
+        if let Err(error) = StreamCreator::new(context).create(&config).await {
             // Another process may have been faster.
             let found = streams::existing(context, &stream).await;
             if !matches!(found, Ok(Some(_))) {

@@ -14,6 +14,7 @@ use tracing::{debug, warn};
 
 use self::settings::{SizedStream, streams, to_i64};
 use crate::config::{SMALLEST_STREAM, StreamSize, StreamsConfig};
+use crate::nats::replicas::{StreamCreator, has_one_replica_on_a_cluster, is_out_of_room};
 
 /// The interval of checks that all streams exist.
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -114,6 +115,17 @@ async fn update(context: &Context, config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
+/// Gives a stream that was made a moment ago a smaller size. It keeps the replicas that the server gave it.
+async fn shrink(context: &Context, wanted: Config) -> Result<(), Error> {
+    let found = existing(context, &wanted.name).await?;
+    let num_replicas = found.map_or(wanted.num_replicas, |found| found.config.num_replicas);
+    let smaller = Config {
+        num_replicas,
+        ..wanted
+    };
+    update(context, &smaller).await
+}
+
 fn server_error(stream: &str, problem: impl ToString) -> Error {
     Error::Server {
         stream: stream.to_owned(),
@@ -183,6 +195,28 @@ async fn create_missing(
     create(context, &missing).await
 }
 
+/// Warns of streams that the loss of one server of a cluster stops.
+///
+/// # Errors
+/// Returns an error when the server does not answer.
+pub async fn warn_of_single_replicas(context: &Context, names: &Names) -> Result<(), Error> {
+    let mut single = Vec::new();
+    for stream in names.all_streams() {
+        let found = existing(context, &stream).await?;
+        if found.is_some_and(|found| has_one_replica_on_a_cluster(&found)) {
+            single.push(stream);
+        }
+    }
+    if !single.is_empty() {
+        warn!(
+            streams = single.join(" "),
+            "these streams have one replica on a cluster, so the loss of one server stops Forebay; raise each with \
+             `nats stream edit STREAM --replicas 3`"
+        );
+    }
+    Ok(())
+}
+
 /// Returns the server's information about a stream. `None` means that it does not exist.
 pub(crate) async fn existing(context: &Context, stream: &str) -> Result<Option<Info>, Error> {
     match context.get_stream(stream).await {
@@ -196,8 +230,9 @@ pub(crate) async fn existing(context: &Context, stream: &str) -> Result<Option<I
 /// default sizes are halved, as often as necessary.
 async fn create(context: &Context, missing: &[SizedStream]) -> Result<(), Error> {
     let mut halved = 0;
+    let creator = StreamCreator::new(context);
     for (index, stream) in missing.iter().enumerate() {
-        while let Err(error) = context.create_stream(halved_config(stream, halved)).await {
+        while let Err(error) = creator.create(&halved_config(stream, halved)).await {
             let wanted = halved_config(stream, halved);
             if !is_out_of_room(&error) {
                 return Err(server_error(&wanted.name, error));
@@ -215,7 +250,7 @@ async fn create(context: &Context, missing: &[SizedStream]) -> Result<(), Error>
                 return Err(server_error(&wanted.name, message));
             }
             for made in missing[..index].iter().filter(smaller) {
-                update(context, &halved_config(made, halved)).await?;
+                shrink(context, halved_config(made, halved)).await?;
             }
         }
     }
@@ -238,15 +273,6 @@ fn halved_config((wanted, size): &SizedStream, halved: u32) -> Config {
         max_bytes,
         ..wanted.clone()
     }
-}
-
-fn is_out_of_room(error: &async_nats::jetstream::context::CreateStreamError) -> bool {
-    use async_nats::jetstream::context::CreateStreamErrorKind::JetStream;
-    let of_room = [
-        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
-        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
-    ];
-    matches!(error.kind(), JetStream(error) if of_room.contains(&error.error_code()))
 }
 
 fn is_not_found(error: &async_nats::jetstream::context::GetStreamError) -> bool {

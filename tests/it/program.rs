@@ -120,6 +120,12 @@ impl Serve {
         (status, self.seen)
     }
 
+    /// Waits until it ends by itself; returns its exit code.
+    pub(crate) async fn wait_for_end(&mut self) -> Option<i32> {
+        let status = soon("the end of serve", self.child.wait()).await;
+        status.expect("it ended").code()
+    }
+
     /// Ends it with SIGKILL.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("killed");

@@ -1,6 +1,7 @@
 //! A running Forebay with a simulated provider, and what tests ask of them.
 
 mod builder;
+pub(crate) mod cluster;
 mod stopwatch;
 mod waits;
 

@@ -14,7 +14,7 @@ pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
     fn now(&self) -> Timestamp;
 
     /// Returns the time since a fixed moment in the past. It counts the time during which the process was stopped or the
-    /// machine was suspended, and nobody can set it.
+    /// machine was suspended. Setting the wall clock does not change it.
     fn since_boot(&self) -> Duration;
 }
 

@@ -119,6 +119,13 @@ impl WorkerControls {
         });
     }
 
+    /// Returns the cancellations, each with the time until which jobs of it were published.
+    pub fn cancelled(&self) -> Vec<(CancelledJobs, Timestamp)> {
+        let inner = self.inner();
+        let cancelled = inner.cancelled.iter();
+        cancelled.map(|(what, at)| (what.clone(), *at)).collect()
+    }
+
     /// Returns true if a job that was published at `published` is cancelled.
     pub(crate) fn cancels(&self, identity: &Identity, published: Timestamp) -> bool {
         let inner = self.inner();

@@ -4,6 +4,7 @@
 //! but the time between these steps passes at once. Two facts are assumed, because they cannot be known: the duration
 //! of a call, and the tokens of its prompt in the provider's count. No call is assumed to fail.
 
+mod clock;
 mod player;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use forebay_schemas::{Job, Usage};
@@ -10,6 +9,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use tokio::time::Instant;
 
+use super::clock::ForecastClock;
 use super::{CALL, Forecast};
 use crate::accounts::{Account, CircuitBreakers, Denied, Permit, TeamLimits, Wake};
 use crate::clock::Clock;
@@ -27,24 +27,6 @@ use forebay_providers::cost::CallCost;
 const LIKELY: (u64, u64) = (3, 4);
 /// The pause before another attempt to start a call, if no limit states a time.
 const STEP: Duration = Duration::from_millis(1);
-
-/// A clock that shows the wall time of the played moment.
-#[derive(Debug)]
-struct ForecastClock {
-    from: Timestamp,
-    nanos: AtomicU64,
-}
-
-impl Clock for ForecastClock {
-    fn now(&self) -> Timestamp {
-        let passed = Duration::from_nanos(self.nanos.load(Ordering::Relaxed));
-        self.from.checked_add(passed).unwrap_or(Timestamp::MAX)
-    }
-
-    fn since_boot(&self) -> Duration {
-        Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
-    }
-}
 
 /// A waiting job.
 struct PendingJob {
@@ -150,10 +132,7 @@ pub(super) struct ForecastPlayer {
 
 impl ForecastPlayer {
     pub(super) fn new(config: Config, team: &str, now: Timestamp) -> Self {
-        let clock = Arc::new(ForecastClock {
-            from: now,
-            nanos: AtomicU64::new(0),
-        });
+        let clock = Arc::new(ForecastClock::new(now));
         let wake = Arc::new(Wake::default());
         let circuits = Arc::new(CircuitBreakers::default());
         let shown: Arc<dyn Clock> = Arc::<ForecastClock>::clone(&clock);
@@ -301,9 +280,7 @@ impl ForecastPlayer {
 
     fn pass(&mut self, at: Instant) {
         self.now = at;
-        let passed = at.saturating_duration_since(self.start);
-        let nanos = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX);
-        self.clock.nanos.store(nanos, Ordering::Relaxed);
+        self.clock.set(at.saturating_duration_since(self.start));
     }
 
     /// Starts a call for `first` and the jobs that are merged with it. Returns `first` and the reason if it has to

@@ -1,0 +1,123 @@
+//! A second worker that stands by for the first.
+
+use std::path::Path;
+
+use forebay_simulator::Provider;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::program::{Serve, command};
+use crate::support::{Forebay, chat, nats_server, provider, until};
+
+/// The number of jobs that wait, and the limit of the account for each day. Both are more than a test calls.
+const JOBS: usize = 400;
+
+/// Two configurations of one Forebay, each with a data directory of its own, at one NATS server.
+struct Pair {
+    first: TempDir,
+    second: TempDir,
+    provider: Provider,
+    client: async_nats::jetstream::Context,
+    _server: (tokio::process::Child, TempDir),
+}
+
+impl Pair {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let jetstream = format!(
+            "jetstream {{ store_dir: {:?} }}\n",
+            dir.path().join("store")
+        );
+        let (server, address) = nats_server(dir.path(), &jetstream, &[]).await;
+        let provider = provider(&["name=one,key=sk-one"], "").await;
+        let config = || {
+            let forebay = Forebay::limited(&provider, "{ requests = 10, per = \"1s\" }");
+            forebay.nats(&address).write()
+        };
+        let (first, second) = (config(), config());
+        let client = async_nats::connect(&address).await.expect("connected");
+        Self {
+            first,
+            second,
+            provider,
+            client: async_nats::jetstream::new(client),
+            _server: (server, dir),
+        }
+    }
+
+    fn calls(&self) -> usize {
+        self.provider.calls().len()
+    }
+
+    async fn publish_jobs(&self) {
+        for job in 0..JOBS {
+            let job = chat(&job.to_string(), "hello").to_string();
+            let sent = self.client.publish("ai.jobs.chat", job.into()).await;
+            sent.expect("sent").await.expect("acknowledged");
+        }
+    }
+
+    async fn wait_for_more_calls(&self) {
+        let before = self.calls();
+        until("more calls", async || self.calls() > before).await;
+    }
+}
+
+async fn standing_by(dir: &Path) -> Serve {
+    let mut serve = Serve::of(&mut command(dir, &["serve", "--standby"]));
+    serve.wait_for("standing by for another worker").await;
+    serve
+}
+
+fn signal(serve: &Serve, signal: Signal) {
+    let pid = i32::try_from(serve.pid()).ok().and_then(Pid::from_raw);
+    kill_process(pid.expect("a process"), signal).expect("sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stands_by_takes_over_after_a_kill_and_after_a_stop() {
+    let pair = Pair::new().await;
+    let first = Serve::start(pair.first.path()).await;
+    pair.publish_jobs().await;
+    let mut second = standing_by(pair.second.path()).await;
+    pair.wait_for_more_calls().await;
+    signal(&first, Signal::KILL);
+    second.wait_for("ready:").await;
+    pair.wait_for_more_calls().await;
+
+    let mut first = standing_by(pair.first.path()).await;
+    let (status, log) = second.terminate().await;
+    assert!(status.success(), "{log}");
+    first.wait_for("ready:").await;
+    pair.wait_for_more_calls().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_stopped_for_longer_than_its_lease_calls_nothing_and_ends() {
+    let pair = Pair::new().await;
+    let mut first = Serve::start(pair.first.path()).await;
+    pair.publish_jobs().await;
+    let mut second = standing_by(pair.second.path()).await;
+    pair.wait_for_more_calls().await;
+    signal(&first, Signal::STOP);
+    second.wait_for("ready:").await;
+    pair.wait_for_more_calls().await;
+    // The second one calls no more, so each call from now on is one of the first.
+    signal(&second, Signal::STOP);
+    let calls = calls_in_the_end(&pair).await;
+    signal(&first, Signal::CONT);
+    let code = first.wait_for_end().await;
+    assert_eq!((code, pair.calls()), (Some(3), calls));
+    signal(&second, Signal::CONT);
+}
+
+/// Waits until no call of a stopped process is on its way.
+async fn calls_in_the_end(pair: &Pair) -> usize {
+    loop {
+        let calls = pair.calls();
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        if pair.calls() == calls {
+            return calls;
+        }
+    }
+}
