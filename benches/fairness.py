@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Who waits how long when many share an account: teams of equal weight, and the interactive lane.
+"""Who waits how long when many share an account: teams of equal weight, whatever their lanes, and the interactive lane.
 
 Each case runs a simulated provider, a Forebay and `forebay results tail` on a nats-server of its own, and
 reads the waits from the completions. Asserts nothing about time.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import json
 import os
 import statistics
@@ -105,10 +106,22 @@ def urgent() -> str:
             f"p99 {waits[98]:.0f} ms; a permit every {interval:.0f} ms |")
 
 
+def lanes() -> str:
+    """A team whose jobs are all interactive, beside one with normal jobs."""
+    limit, per = 400, 10
+    with broker(str(limit), f"{per}s") as running:
+        running.publish("evil", "interactive", [f"urgent-{index}" for index in range(3_000)])
+        running.publish("good", "normal", [f"usual-{index}" for index in range(1_000)])
+        waiting = itertools.dropwhile(lambda completion: completion["team"] != "good", running.completions())
+        called = [completion["team"] for completion in itertools.islice(waiting, 1_000)]
+    good = called.count("good") / len(called)
+    return f"| a team with 3,000 interactive jobs, one with 1,000 normal ones | the second has {good:.2f} of the calls |"
+
+
 def main() -> None:
     processor = next((line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     print(f"{os.cpu_count()} cores, {processor}\n\n| case | waits |\n|---|---|", flush=True)
-    for case in (teams, urgent):
+    for case in (teams, lanes, urgent):
         print(case(), flush=True)
 
 

@@ -91,7 +91,7 @@ pub struct Config {
     pub catalogue: Catalogue,
     /// The providers that an account may name.
     pub providers: Vec<&'static Provider>,
-    /// The weight of each lane.
+    /// The weight of each lane within a team.
     pub lanes: [(Lane, u64); 3],
     /// The accounts, by name.
     pub accounts: BTreeMap<String, AccountConfig>,
@@ -401,6 +401,11 @@ impl Config {
 impl Config {
     fn has_accounts(&self) -> bool {
         !self.accounts.is_empty()
+    }
+
+    /// Returns the settings of a team, or the defaults if it is not configured.
+    pub(crate) fn team(&self, name: &str) -> TeamConfig {
+        self.teams.get(name).cloned().unwrap_or_default()
     }
 
     fn has_pools(&self) -> bool {

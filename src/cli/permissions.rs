@@ -26,7 +26,7 @@ pub(super) fn permissions(global: &GlobalOptions, args: &Args) -> Result<u8, Err
         return Err(Error::Usage(anyhow!(problem)));
     }
     let names = &config.nats.names;
-    let grants = TeamGrants::of(team, names);
+    let grants = TeamGrants::of(team, &config.team(team).lanes, names);
     if global.json && !args.shared_account {
         print::json(&grants.in_json(team));
     } else if global.json {

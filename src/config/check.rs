@@ -563,8 +563,27 @@ impl ConfigChecker<'_> {
         }
         TeamConfig {
             weight: raw.weight.unwrap_or(1),
+            lanes: self.lanes_of_team(&format!("{path}.lanes"), raw.lanes),
             reply_prefixes: raw.reply_prefixes,
             limits,
         }
+    }
+
+    /// Parses the lanes that a team may use. Without any, it may use all.
+    fn lanes_of_team(&mut self, path: &str, names: Option<Vec<String>>) -> Vec<Lane> {
+        let Some(names) = names else {
+            return Lane::ALL.to_vec();
+        };
+        if names.is_empty() {
+            self.wrong(path, "must name a lane at least; leave it out for all");
+        }
+        let mut lanes = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            match name.parse() {
+                Ok(lane) => lanes.push(lane),
+                Err(problem) => self.wrong(&format!("{path}[{index}]"), problem),
+            }
+        }
+        lanes
     }
 }

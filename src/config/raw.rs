@@ -149,6 +149,7 @@ pub(super) struct RawTarget {
 #[serde(expecting = "struct Team")]
 pub(super) struct RawTeam {
     pub(super) weight: Option<u64>,
+    pub(super) lanes: Option<Vec<String>>,
     #[serde(default)]
     pub(super) limits: Vec<RawLimit>,
     #[serde(default)]

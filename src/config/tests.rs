@@ -365,6 +365,24 @@ fn a_teams_name_begins_with_a_letter() {
 }
 
 #[test]
+fn a_teams_lanes_are_all_unless_it_names_some_that_exist() {
+    let lanes = |text: &str| {
+        let config = Config::parse(&format!("{GOOD}\n[team.other]\n{text}\n"));
+        config.map(|config| config.team("other").lanes)
+    };
+    assert_eq!(lanes("").expect("valid"), Lane::ALL);
+    let named = lanes("lanes = [\"bulk\", \"normal\"]").expect("valid");
+    assert_eq!(named, [Lane::Bulk, Lane::Normal]);
+    for (text, path) in [
+        ("lanes = []", "team.other.lanes: "),
+        ("lanes = [\"urgent\"]", "team.other.lanes[0]: "),
+    ] {
+        let found = mistakes(&format!("{GOOD}\n[team.other]\n{text}\n"));
+        assert!(found[0].starts_with(path), "{found:?}");
+    }
+}
+
+#[test]
 fn teams_that_are_not_configured_are_refused_once_one_is_or_as_it_says() {
     let refused = |head: &str, rest: &str| {
         Config::parse(&format!("{head}{rest}"))

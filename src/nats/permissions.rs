@@ -9,7 +9,7 @@
 //! - no acks, whose replies are empty, like requests to delete;
 //! - no consumers, for which the server publishes to any subject that they name.
 
-use forebay_schemas::Names;
+use forebay_schemas::{Lane, Names};
 use serde_json::{Value, json};
 
 /// The placeholder for the NATS account of Forebay's own user.
@@ -25,14 +25,12 @@ pub struct TeamGrants {
 }
 
 impl TeamGrants {
-    /// Returns the permissions of `team` under `names`.
-    pub fn of(team: &str, names: &Names) -> Self {
+    /// Returns the permissions of `team`, which may use `lanes`, under `names`.
+    pub fn of(team: &str, lanes: &[Lane], names: &Names) -> Self {
+        let mut publish = jobs_of(team, lanes, names);
+        publish.push(names.ask_of_team(team));
         Self {
-            publish: vec![
-                names.job_of_team(team),
-                format!("{}.*", names.job_of_team(team)),
-                names.ask_of_team(team),
-            ],
+            publish,
             subscribe: vec![
                 names.completions_of(team, None),
                 format!("{}.>", names.inbox(team)),
@@ -139,10 +137,47 @@ impl TeamGrants {
     }
 }
 
+/// Returns the subjects of a team's jobs on `lanes`. A subject without a lane is of the normal one.
+fn jobs_of(team: &str, lanes: &[Lane], names: &Names) -> Vec<String> {
+    let jobs = names.job_of_team(team);
+    if Lane::ALL.iter().all(|lane| lanes.contains(lane)) {
+        return vec![jobs.clone(), format!("{jobs}.*")];
+    }
+    let mut subjects = Vec::new();
+    if lanes.contains(&Lane::Normal) {
+        subjects.push(jobs.clone());
+    }
+    subjects.extend(lanes.iter().map(|lane| format!("{jobs}.{lane}")));
+    subjects
+}
+
 /// Returns the environment variable of a team's password. It differs for each team.
 fn password_of(team: &str) -> String {
     format!(
         "TEAM_{}_PASSWORD",
         team.replace('_', "__").replace('-', "_h")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_team_may_publish_on_its_lanes_alone() {
+        let names = Names::default();
+        let publish = |lanes: &[Lane]| TeamGrants::of("acme", lanes, &names).publish;
+        assert_eq!(
+            publish(&Lane::ALL),
+            ["ai.jobs.*.acme", "ai.jobs.*.acme.*", "ai.ask.*.acme"]
+        );
+        assert_eq!(
+            publish(&[Lane::Bulk]),
+            ["ai.jobs.*.acme.bulk", "ai.ask.*.acme"]
+        );
+        assert_eq!(
+            publish(&[Lane::Normal]),
+            ["ai.jobs.*.acme", "ai.jobs.*.acme.normal", "ai.ask.*.acme"]
+        );
+    }
 }

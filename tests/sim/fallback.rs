@@ -94,7 +94,7 @@ impl Tiers {
         }
     }
 
-    fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         let account = |(name, _): &(&str, u64)| accounts::Config {
             name: (*name).to_owned(),
             endpoint: Endpoint::new(
@@ -145,32 +145,7 @@ impl Tiers {
         &self,
         script: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static,
     ) -> ScriptedRun {
-        let clock = Arc::new(VirtualClock::new(
-            "2026-11-24T10:00:00Z".parse().expect("a time"),
-        ));
-        let dir = tempfile::tempdir().expect("a directory");
-        let retention = Retention {
-            keep_days: 7,
-            horizon_days: 2,
-        };
-        let results =
-            ResultStore::open_in_place(&dir.path().join("results"), retention, clock.now())
-                .expect("a store");
-        let journal = Journal::open(&dir.path().join("journal")).expect("a journal");
-        let queue = SimQueue::new(clock.clone());
-        let upstream = Scripted {
-            script: Arc::new(script),
-            called: Arc::default(),
-        };
-        let state = (results, journal);
-        let worker =
-            Worker::start(self.config(), queue.clone(), upstream.clone(), state, clock).await;
-        ScriptedRun {
-            queue,
-            upstream,
-            _worker: worker.expect("it starts"),
-            _dir: dir,
-        }
+        ScriptedRun::start(self.config(), script).await
     }
 
     /// Publishes chats, half a second apart, and waits an hour at most for their completions.
@@ -202,6 +177,55 @@ impl Tiers {
         );
         let called = run.upstream.called.lock().clone();
         (queue.completions(), called)
+    }
+}
+
+impl ScriptedRun {
+    /// Starts a worker whose provider answers by `script`.
+    pub(crate) async fn start(
+        config: Config,
+        script: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static,
+    ) -> ScriptedRun {
+        let clock = Arc::new(VirtualClock::new(
+            "2026-11-24T10:00:00Z".parse().expect("a time"),
+        ));
+        let dir = tempfile::tempdir().expect("a directory");
+        let retention = Retention {
+            keep_days: 7,
+            horizon_days: 2,
+        };
+        let results =
+            ResultStore::open_in_place(&dir.path().join("results"), retention, clock.now())
+                .expect("a store");
+        let journal = Journal::open(&dir.path().join("journal")).expect("a journal");
+        let queue = SimQueue::new(clock.clone());
+        let upstream = Scripted {
+            script: Arc::new(script),
+            called: Arc::default(),
+        };
+        let state = (results, journal);
+        let worker = Worker::start(config, queue.clone(), upstream.clone(), state, clock).await;
+        ScriptedRun {
+            queue,
+            upstream,
+            _worker: worker.expect("it starts"),
+            _dir: dir,
+        }
+    }
+
+    /// Publishes chats of a team in a lane. Each one's text begins with `text`.
+    pub(crate) fn publish(&self, team: &str, lane: Lane, jobs: usize, text: &str) {
+        let flow = Flow {
+            pool: "p".to_owned(),
+            team: team.to_owned(),
+            lane,
+        };
+        for job in 0..jobs {
+            let messages = json!([{ "role": "user", "content": format!("{text} {job}") }]);
+            let body = json!({ "messages": messages });
+            let job = json!({ "id": format!("{text} {job}"), "body": body });
+            self.queue.publish(&flow, job.to_string());
+        }
     }
 }
 

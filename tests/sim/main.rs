@@ -10,3 +10,4 @@ mod invariants;
 mod poison;
 mod schedule;
 mod schedules;
+mod shares;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use forebay_providers::cost::LimitDimension;
-use forebay_schemas::{Flow, Lane};
+use forebay_schemas::Lane;
 use forebay_workers::accounts::{Algorithm, Amount};
 use serde_json::{Value, json};
 
@@ -14,19 +14,6 @@ use crate::fallback::{Answer, Tiers, answer};
 /// Jobs of the good team: fewer than its half of a minute's calls.
 const GOOD_JOBS: usize = 900;
 const EVIL_JOBS: usize = 2_000;
-
-fn publish(run: &crate::fallback::ScriptedRun, team: &str, jobs: usize, text: &str) {
-    let flow = Flow {
-        pool: "p".to_owned(),
-        team: team.to_owned(),
-        lane: Lane::Normal,
-    };
-    for job in 0..jobs {
-        let messages = json!([{ "role": "user", "content": format!("{text} {job}") }]);
-        let job = json!({ "id": job.to_string(), "body": { "messages": messages } });
-        run.queue.publish(&flow, job.to_string());
-    }
-}
 
 /// The calls of the good team in a minute, beside a team at whose prompts the provider fails with `poison`.
 async fn good_calls(poison: Answer, evil_jobs: usize) -> usize {
@@ -53,8 +40,8 @@ async fn good_calls(poison: Answer, evil_jobs: usize) -> usize {
         answer()
     };
     let run = account.start(script).await;
-    publish(&run, "good", GOOD_JOBS, "text");
-    publish(&run, "evil", evil_jobs, "poison");
+    run.publish("good", Lane::Normal, GOOD_JOBS, "text");
+    run.publish("evil", Lane::Normal, evil_jobs, "poison");
     tokio::time::sleep(Duration::from_secs(60)).await;
     good.load(Ordering::Relaxed)
 }

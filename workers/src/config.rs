@@ -29,7 +29,7 @@ pub struct Config {
     pub addressing: SubjectRules,
     /// How often a job is called.
     pub policy: RetryPolicy,
-    /// The weight of each lane.
+    /// The weight of each lane within a team.
     pub lane_weights: [(Lane, u64); 3],
     /// The time since another process may last have spent the limits; `None` if none did.
     pub idle: Option<Duration>,
@@ -74,8 +74,10 @@ pub(crate) fn saved_name_of_team(team: &str) -> String {
 /// The settings of a team.
 #[derive(Debug, Clone)]
 pub struct TeamConfig {
-    /// Its weight within a lane.
+    /// Its weight among the teams.
     pub weight: u64,
+    /// The lanes that it may use. A job on another lane is served in the most urgent one of these.
+    pub lanes: Vec<Lane>,
     /// Prefixes of `reply_to` that are allowed besides its inboxes.
     pub reply_prefixes: Vec<String>,
     /// Its limits over all accounts together.
@@ -86,8 +88,20 @@ impl Default for TeamConfig {
     fn default() -> Self {
         Self {
             weight: 1,
+            lanes: Lane::ALL.to_vec(),
             reply_prefixes: Vec::new(),
             limits: Vec::new(),
+        }
+    }
+}
+
+impl TeamConfig {
+    /// Returns the lane in which its jobs on `lane` are served.
+    pub fn lane_for(&self, lane: Lane) -> Lane {
+        let most_urgent = self.lanes.iter().min();
+        match most_urgent {
+            Some(most_urgent) if !self.lanes.contains(&lane) => *most_urgent,
+            _ => lane,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use forebay_schemas::{Flow, Lane};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use rand::SeedableRng;
@@ -165,6 +166,12 @@ impl<Q, U> WorkerState<Q, U> {
 
     pub(crate) fn team(&self, name: &str) -> TeamConfig {
         self.teams.get(name).cloned().unwrap_or_default()
+    }
+
+    /// The lane in which the jobs of a queue are served.
+    pub(crate) fn lane_of(&self, flow: &Flow) -> Lane {
+        let team = self.teams.get(&flow.team);
+        team.map_or(flow.lane, |team| team.lane_for(flow.lane))
     }
 
     /// How many jobs of a queue of `pool` are prefetched: as many as the pool can call in a quarter of a second, at least one.

@@ -210,7 +210,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         let Some(head) = self.merger.wait_behind(admitted) else {
             return;
         };
-        if head.flow.lane == Lane::Interactive {
+        if self.state.lane_of(&head.flow) == Lane::Interactive {
             return self.enqueue(head);
         }
         self.insert_delayed(Instant::now() + LINGER, head);
@@ -257,7 +257,8 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         admitted.first_queued_at.get_or_insert_with(Instant::now);
         let is_retry = !admitted.attempts.is_empty();
         let weight = self.state.team(&admitted.flow.team).weight;
-        let (lane, team) = (admitted.flow.lane, admitted.flow.team.clone());
+        let lane = self.state.lane_of(&admitted.flow);
+        let team = admitted.flow.team.clone();
         self.ready.push(lane, &team, weight, admitted, is_retry);
     }
 
@@ -332,8 +333,8 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         let others = self
             .merger
             .take_fitting(head, |admitted| fill.fit(admitted));
-        self.ready
-            .charge(head.flow.lane, &head.flow.team, fill.extra_cost());
+        let lane = self.state.lane_of(&head.flow);
+        self.ready.charge(lane, &head.flow.team, fill.extra_cost());
         others
     }
 

@@ -1,21 +1,22 @@
-//! Which waiting item is next: lanes by weight, then teams by weight; within a team the latest
-//! retry first, then new items by age.
+//! Which waiting item is next: teams by weight, then the lanes of a team by weight; within a lane the latest retry first,
+//! then new items by age.
 //!
 //! # Why
 //!
-//! Many teams and three lanes share the accounts. Each must get its share whatever the others do, and an idle account must
-//! never wait for a team that has nothing to do.
+//! Many teams share the accounts, and each has three lanes. A team must get its share whatever the others do, so no team
+//! gains calls over another by the lane that it names. An idle account must never wait for a team that has nothing to do.
 //!
 //! # How
 //!
-//! Lanes, and the teams within a lane, are queued by start-time fair queueing. Each of them has a `start`: the cost that it
+//! Teams, and the lanes within a team, are queued by start-time fair queueing. Each of them has a `start`: the cost that it
 //! was charged so far, divided by its weight. The least start is served first. A level's virtual time is the greatest start
-//! that was served. A lane or team that had no items restarts at the virtual time, so it does not save up turns while it
+//! that was served. A team or lane that had no items restarts at the virtual time, so it does not save up turns while it
 //! is away.
 //!
 //! # Invariants
 //!
-//! - While all lanes and teams have items that can start, each is served in proportion to its weight, and none starves.
+//! - While all teams and lanes have items that can start, each is served in proportion to its weight, and none starves.
+//! - The lanes of a team change nothing for other teams.
 //! - An item that cannot start keeps its place.
 //! - `len` is the number of all items.
 
@@ -43,41 +44,90 @@ pub(crate) enum Offer {
 /// Items that wait, in the order in which they should start.
 #[derive(Debug)]
 pub(crate) struct FairQueue<T> {
-    lanes: Vec<(Lane, QueueTurn<TeamQueues<T>>)>,
+    lane_weights: [(Lane, u64); 3],
+    teams: BTreeMap<String, QueueTurn<LaneQueues<T>>>,
     virtual_time: u64,
     len: usize,
 }
 
-/// The teams of one lane.
+/// The lanes of one team.
 #[derive(Debug)]
-struct TeamQueues<T> {
-    teams: BTreeMap<String, QueueTurn<VecDeque<T>>>,
+struct LaneQueues<T> {
+    lanes: [(Lane, QueueTurn<VecDeque<T>>); 3],
     virtual_time: u64,
 }
 
-impl<T> TeamQueues<T> {
-    fn is_empty(&self) -> bool {
-        self.teams.values().all(QueueTurn::is_idle)
-    }
-
-    /// A team with this start was served.
-    fn served(&mut self, start: u64) {
-        self.virtual_time = self.virtual_time.max(start);
-        self.forget_idle();
-    }
-
-    /// Forgets teams without items. A team whose start is ahead of the virtual time is remembered: otherwise its next item
-    /// would come first again.
-    fn forget_idle(&mut self) {
-        if self.teams.len() > MAX_REMEMBERED_TEAMS {
-            let virtual_time = self.virtual_time;
-            self.teams
-                .retain(|_, team| !team.is_idle() || team.start > virtual_time);
+impl<T> LaneQueues<T> {
+    fn new(weights: [(Lane, u64); 3]) -> Self {
+        Self {
+            lanes: weights.map(|(lane, weight)| (lane, QueueTurn::new(weight, 0, VecDeque::new()))),
+            virtual_time: 0,
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lanes.iter().all(|(_, lane)| lane.items.is_empty())
+    }
+
+    fn lane(&mut self, lane: Lane) -> Option<&mut QueueTurn<VecDeque<T>>> {
+        let mut lanes = self.lanes.iter_mut();
+        lanes.find_map(|(name, turn)| (*name == lane).then_some(turn))
+    }
+
+    /// The lanes that have items, the one that is next in turn first.
+    fn in_turn(&mut self) -> Vec<&mut QueueTurn<VecDeque<T>>> {
+        let lanes = self.lanes.iter_mut().map(|(_, lane)| lane);
+        let mut lanes: Vec<_> = lanes.filter(|lane| !lane.items.is_empty()).collect();
+        lanes.sort_by_key(|lane| lane.start);
+        lanes
+    }
+
+    /// Offers the items in order until one is taken. Returns it with its cost, or `None` in `Ok` if no item can start.
+    ///
+    /// # Errors
+    /// Fails if no item of any team can start now.
+    fn offer(
+        &mut self,
+        ask: &mut impl FnMut(&T) -> Offer,
+    ) -> Result<Option<(T, u64)>, NothingStarts> {
+        let mut taken = None;
+        for lane in self.in_turn() {
+            let Some((index, cost)) = find(&lane.items, ask)? else {
+                continue;
+            };
+            let item = lane.items.remove(index);
+            let start = lane.charge(cost);
+            taken = item.map(|item| (item, cost, start));
+            break;
+        }
+        let Some((item, cost, start)) = taken else {
+            return Ok(None);
+        };
+        self.virtual_time = self.virtual_time.max(start);
+        Ok(Some((item, cost)))
     }
 }
 
-/// A lane or a team, and what it was served.
+/// No item of any team can start now.
+#[derive(Debug)]
+struct NothingStarts;
+
+/// The place and the cost of the first item that starts; `None` if none does.
+fn find<T>(
+    items: &VecDeque<T>,
+    ask: &mut impl FnMut(&T) -> Offer,
+) -> Result<Option<(usize, u64)>, NothingStarts> {
+    for (index, item) in items.iter().enumerate() {
+        match ask(item) {
+            Offer::Take(cost) => return Ok(Some((index, cost))),
+            Offer::Skip => {}
+            Offer::Stop => return Err(NothingStarts),
+        }
+    }
+    Ok(None)
+}
+
+/// A team or a lane, and what it was served.
 #[derive(Debug)]
 struct QueueTurn<I> {
     weight: u64,
@@ -86,13 +136,15 @@ struct QueueTurn<I> {
     items: I,
 }
 
-impl<T> QueueTurn<VecDeque<T>> {
-    fn is_idle(&self) -> bool {
-        self.items.is_empty()
-    }
-}
-
 impl<I> QueueTurn<I> {
+    fn new(weight: u64, start: u64, items: I) -> Self {
+        Self {
+            weight,
+            start,
+            items,
+        }
+    }
+
     /// Charges a cost; returns the start before it.
     fn charge(&mut self, cost: u64) -> u64 {
         let start = self.start;
@@ -103,21 +155,10 @@ impl<I> QueueTurn<I> {
 }
 
 impl<T> FairQueue<T> {
-    pub(crate) fn new(weights: [(Lane, u64); 3]) -> Self {
-        let turn = |(lane, weight)| {
-            let items = TeamQueues {
-                teams: BTreeMap::new(),
-                virtual_time: 0,
-            };
-            let turn = QueueTurn {
-                weight,
-                start: 0,
-                items,
-            };
-            (lane, turn)
-        };
+    pub(crate) fn new(lane_weights: [(Lane, u64); 3]) -> Self {
         Self {
-            lanes: weights.into_iter().map(turn).collect(),
+            lane_weights,
+            teams: BTreeMap::new(),
             virtual_time: 0,
             len: 0,
         }
@@ -128,90 +169,85 @@ impl<T> FairQueue<T> {
         self.len
     }
 
-    fn lane(&mut self, lane: Lane) -> Option<&mut QueueTurn<TeamQueues<T>>> {
-        let mut lanes = self.lanes.iter_mut();
-        lanes.find_map(|(name, turn)| (*name == lane).then_some(turn))
-    }
-
-    /// Adds an item behind the others of its lane and team, or before them if it is a retry.
+    /// Adds an item behind the others of its team and lane, or before them if it is a retry.
     pub(crate) fn push(&mut self, lane: Lane, team: &str, weight: u64, item: T, is_retry: bool) {
-        let virtual_time = self.virtual_time;
-        let Some(lane) = self.lane(lane) else {
+        let (virtual_time, lane_weights) = (self.virtual_time, self.lane_weights);
+        let team = self.teams.entry(team.to_owned());
+        let team = team
+            .or_insert_with(|| QueueTurn::new(weight, virtual_time, LaneQueues::new(lane_weights)));
+        if team.items.is_empty() {
+            team.start = team.start.max(virtual_time);
+        }
+        let virtual_time = team.items.virtual_time;
+        let Some(lane) = team.items.lane(lane) else {
             return;
         };
         if lane.items.is_empty() {
             lane.start = lane.start.max(virtual_time);
         }
-        let TeamQueues {
-            teams,
-            virtual_time,
-        } = &mut lane.items;
-        let team = teams.entry(team.to_owned()).or_insert_with(|| QueueTurn {
-            weight,
-            start: *virtual_time,
-            items: VecDeque::new(),
-        });
-        if team.is_idle() {
-            team.start = team.start.max(*virtual_time);
-        }
         if is_retry {
-            team.items.push_front(item);
+            lane.items.push_front(item);
         } else {
-            team.items.push_back(item);
+            lane.items.push_back(item);
         }
         self.len += 1;
     }
 
     /// Offers the items in order until one is taken or nothing can start.
     pub(crate) fn offer(&mut self, mut ask: impl FnMut(&T) -> Offer) -> Option<T> {
-        let lanes = self.lanes.iter_mut().map(|(_, lane)| lane);
-        let mut lanes: Vec<_> = lanes.filter(|lane| !lane.items.is_empty()).collect();
-        lanes.sort_by_key(|lane| lane.start);
-        for lane in lanes {
-            let teams = lane.items.teams.values_mut();
-            let mut teams: Vec<_> = teams.filter(|team| !team.is_idle()).collect();
-            teams.sort_by_key(|team| team.start);
-            for team in teams {
-                for index in 0..team.items.len() {
-                    let cost = match ask(&team.items[index]) {
-                        Offer::Take(cost) => cost,
-                        Offer::Skip => continue,
-                        Offer::Stop => return None,
-                    };
-                    let item = team.items.remove(index);
-                    let start = team.charge(cost);
-                    lane.items.served(start);
-                    let start = lane.charge(cost);
-                    self.virtual_time = self.virtual_time.max(start);
-                    self.len -= 1;
-                    self.check_len();
-                    return item;
-                }
-            }
+        let teams = self.teams.values_mut();
+        let mut teams: Vec<_> = teams.filter(|team| !team.items.is_empty()).collect();
+        teams.sort_by_key(|team| team.start);
+        for team in teams {
+            let Some((item, cost)) = team.items.offer(&mut ask).ok()? else {
+                continue;
+            };
+            let start = team.charge(cost);
+            self.served(start);
+            return Some(item);
         }
         None
     }
 
-    /// Charges a lane and team for what starts together with an item that was taken.
+    /// An item of a team with this start was served.
+    fn served(&mut self, start: u64) {
+        self.virtual_time = self.virtual_time.max(start);
+        self.len -= 1;
+        self.check_len();
+        self.forget_idle();
+    }
+
+    /// Forgets teams without items. A team whose start is ahead of the virtual time is remembered: otherwise its next item
+    /// would come first again.
+    fn forget_idle(&mut self) {
+        if self.teams.len() > MAX_REMEMBERED_TEAMS {
+            let virtual_time = self.virtual_time;
+            let is_needed = |team: &QueueTurn<LaneQueues<T>>| {
+                !team.items.is_empty() || team.start > virtual_time
+            };
+            self.teams.retain(|_, team| is_needed(team));
+        }
+    }
+
+    /// Charges a team and lane for what starts together with an item that was taken.
     pub(crate) fn charge(&mut self, lane: Lane, team: &str, cost: u64) {
-        let Some(lane) = self.lane(lane) else {
+        let Some(team) = self.teams.get_mut(team) else {
             return;
         };
-        lane.charge(cost);
-        if let Some(team) = lane.items.teams.get_mut(team) {
-            team.charge(cost);
+        team.charge(cost);
+        if let Some(lane) = team.items.lane(lane) {
+            lane.charge(cost);
         }
     }
 
     /// Takes out every item for which `which` holds.
     pub(crate) fn remove_where(&mut self, which: impl Fn(&T) -> bool) -> Vec<T> {
         let mut removed = Vec::new();
-        for (_, lane) in &mut self.lanes {
-            for team in lane.items.teams.values_mut() {
-                let (out, kept): (Vec<_>, Vec<_>) = team.items.drain(..).partition(&which);
-                team.items.extend(kept);
-                removed.extend(out);
-            }
+        let teams = self.teams.values_mut();
+        for (_, lane) in teams.flat_map(|team| &mut team.items.lanes) {
+            let (out, kept): (Vec<_>, Vec<_>) = lane.items.drain(..).partition(&which);
+            lane.items.extend(kept);
+            removed.extend(out);
         }
         self.len -= removed.len();
         self.check_len();
@@ -221,10 +257,10 @@ impl<T> FairQueue<T> {
     fn check_len(&self) {
         debug_assert_eq!(
             self.len,
-            self.lanes
-                .iter()
-                .flat_map(|(_, lane)| lane.items.teams.values())
-                .map(|team| team.items.len())
+            self.teams
+                .values()
+                .flat_map(|team| &team.items.lanes)
+                .map(|(_, lane)| lane.items.len())
                 .sum::<usize>()
         );
     }
@@ -271,6 +307,36 @@ mod tests {
         }
         let counts = served(&mut queue, 40);
         assert_eq!((counts["heavy"], counts["light"]), (30, 10));
+    }
+
+    #[test]
+    fn no_team_gains_calls_over_another_by_its_lane() {
+        let mut queue = FairQueue::new(WEIGHTS);
+        for _ in 0..300 {
+            queue.push(Lane::Interactive, "urgent", 1, "urgent", false);
+            queue.push(Lane::Normal, "usual", 1, "usual", false);
+            queue.push(Lane::Bulk, "patient", 1, "patient", false);
+        }
+        let counts = served(&mut queue, 300);
+        assert_eq!(
+            (counts["urgent"], counts["usual"], counts["patient"]),
+            (100, 100, 100)
+        );
+    }
+
+    #[test]
+    fn a_teams_lanes_share_what_the_team_gets() {
+        let mut queue = FairQueue::new(WEIGHTS);
+        for _ in 0..400 {
+            queue.push(Lane::Interactive, "both", 1, "now", false);
+            queue.push(Lane::Normal, "both", 1, "soon", false);
+            queue.push(Lane::Bulk, "heavy", 3, "heavy", false);
+        }
+        let counts = served(&mut queue, 400);
+        assert_eq!(
+            (counts["heavy"], counts["now"], counts["soon"]),
+            (300, 80, 20)
+        );
     }
 
     #[test]
