@@ -136,6 +136,11 @@ impl Names {
         self.stream("EVENTS")
     }
 
+    /// Returns the stream of the calls for jobs that must not be called again after an unknown outcome.
+    pub fn attempts_stream(&self) -> String {
+        self.stream("ATTEMPTS")
+    }
+
     /// Returns the key-value bucket in which nodes coordinate.
     pub fn nodes_bucket(&self) -> String {
         self.stream("NODES")
@@ -167,13 +172,14 @@ impl Names {
     }
 
     /// Returns all streams, those of buckets included.
-    pub fn all_streams(&self) -> [String; 10] {
+    pub fn all_streams(&self) -> [String; 11] {
         [
             self.jobs_stream(),
             self.scheduled_stream(),
             self.completions_stream(),
             self.dead_stream(),
             self.events_stream(),
+            self.attempts_stream(),
             Self::bucket_stream(&self.requests_bucket()),
             Self::bucket_stream(&self.answers_bucket()),
             Self::key_value_stream(&self.nodes_bucket()),
@@ -313,6 +319,17 @@ impl Names {
     /// Returns the filter for every due job's subject.
     pub fn all_due(&self) -> String {
         format!("{}.due.>", self.prefix)
+    }
+
+    /// Returns the subject of the calls for a job, without its last token: a code that only Forebay can compute.
+    pub fn attempts(&self, team: &str, batch: Option<&str>, id: &str) -> String {
+        let batch = batch.unwrap_or(NO_BATCH);
+        format!("{}.attempts.{team}.{batch}.{}", self.prefix, encode_id(id))
+    }
+
+    /// Returns the filter for every job's calls.
+    pub fn all_attempts(&self) -> String {
+        format!("{}.attempts.>", self.prefix)
     }
 
     /// Returns the subject of a job's completion.

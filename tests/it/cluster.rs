@@ -10,10 +10,12 @@ use crate::support::{Forebay, answer_text, chat, eventually_within, provider};
 
 /// How long a stream may take to choose a leader after the loss of one.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The number of streams, those of buckets included.
+const STREAMS: usize = 11;
 
 /// The replicas of each stream, in the order of [`Names::all_streams`].
-async fn replicas(context: &Context) -> [usize; 10] {
-    let mut replicas = [0; 10];
+async fn replicas(context: &Context) -> [usize; STREAMS] {
+    let mut replicas = [0; STREAMS];
     for (replicas, stream) in replicas.iter_mut().zip(Names::default().all_streams()) {
         let stream = context.get_stream(&stream).await.expect("the stream");
         *replicas = stream.cached_info().config.num_replicas;
@@ -30,10 +32,10 @@ async fn a_fresh_cluster_gets_three_replicas_and_a_start_keeps_what_the_operator
         .nats(&cluster.url())
         .start()
         .await;
-    assert_eq!(replicas(&forebay.connection.context).await, [3; 10]);
+    assert_eq!(replicas(&forebay.connection.context).await, [3; STREAMS]);
 
     let context = forebay.connection.context.clone();
-    let mut set = [3; 10];
+    let mut set = [3; STREAMS];
     for (replicas, stream) in set.iter_mut().zip(Names::default().all_streams()).skip(1) {
         let found = context.get_stream(&stream).await.expect("the stream");
         let mut config = found.cached_info().config.clone();

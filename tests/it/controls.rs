@@ -9,7 +9,9 @@ use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::{CancelledJobs, PauseTarget};
 use serde_json::{Value, json};
 
-use crate::support::{Account, Forebay, answer_text, chat, control, provider, wait_for_calls};
+use crate::support::{
+    Account, Forebay, answer_text, chat, control, provider, until, wait_for_calls,
+};
 
 /// Pools `chat` and `other`, each over an account of its own at one provider.
 async fn two_pools(faults: &str) -> (Forebay, Provider) {
@@ -208,5 +210,34 @@ async fn a_job_published_again_while_its_cancelled_predecessor_waits_is_called()
         .await
         .expect("an answer");
     assert_eq!(answer_text(&stored.expect("a result")), "You said: hello");
+    assert_eq!(provider.calls().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_bucket_is_made_again_with_its_orders_and_states() {
+    let (forebay, provider) = two_pools("").await;
+    let names = forebay.connection.names.clone();
+    let paused = PauseTarget::Pool("chat".to_owned());
+    pause(&forebay, &paused).await.expect("paused");
+    forebay
+        .publish("ai.jobs.other", &chat("before", "hello"))
+        .await;
+    forebay.completion("default", None, "before").await;
+    let buckets = [names.controls_bucket(), names.accounts_bucket()];
+    let streams = buckets.map(|bucket| forebay_schemas::Names::key_value_stream(&bucket));
+    for stream in &streams {
+        let context = &forebay.connection.context;
+        context.delete_stream(stream).await.expect("deleted");
+    }
+    for stream in &streams {
+        until("a bucket with its values", async || {
+            let found = forebay.connection.context.get_stream(stream).await;
+            found.is_ok_and(|found| found.cached_info().state.messages > 0)
+        })
+        .await;
+    }
+    let forebay = forebay.restart().await;
+    let queues: QueuesReport = control(&forebay, "queues", &()).await.expect("queues");
+    assert_eq!(queues.paused, [paused]);
     assert_eq!(provider.calls().len(), 1);
 }

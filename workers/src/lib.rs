@@ -55,6 +55,7 @@ pub mod forecast;
 pub mod key_check;
 
 // Leaves: backpressure of the store, time, until when calls may be made, the points between steps.
+mod attempt_record;
 mod backpressure;
 pub mod clock;
 pub mod crash;

@@ -14,6 +14,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::attempt_record::AttemptRecord;
+
 pub use readings::ActiveReadings;
 
 /// A token that acknowledges one delivery. On JetStream it is the delivery's reply subject.
@@ -308,6 +310,26 @@ pub trait Queue: Send + Sync + 'static {
         &self,
         identity: &Identity,
     ) -> impl Future<Output = Result<Option<ExistingCompletion>, Error>> + Send;
+
+    /// Records the calls for a job that must not be called again after an unknown outcome. Returns when the record is
+    /// stored for every worker that may take over. It replaces the one before.
+    fn record_attempts(
+        &self,
+        identity: &Identity,
+        record: &AttemptRecord,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Returns the last record of a job's calls; `None` if there is none.
+    fn recorded_attempts(
+        &self,
+        identity: &Identity,
+    ) -> impl Future<Output = Result<Option<AttemptRecord>, Error>> + Send;
+
+    /// Deletes the record of a job's calls.
+    fn forget_attempts(
+        &self,
+        identity: &Identity,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Sends copies of a completion to `subjects`. Only subscribers of this moment receive them.
     fn copy(

@@ -102,6 +102,14 @@ pub(super) fn streams(names: &Names, sizes: &StreamsConfig, tags: &TagKey) -> Ve
             },
             None,
         ),
+        (
+            Config {
+                max_messages_per_subject: 1,
+                max_age: DEAD_LETTER_MAX_AGE,
+                ..base(names.attempts_stream(), vec![names.all_attempts()])
+            },
+            None,
+        ),
         // The jobs of dead letters must remain for a replay, for about as long as dead letters do.
         objects(
             &names.requests_bucket(),

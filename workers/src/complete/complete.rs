@@ -11,7 +11,7 @@
 //! 2. The journal forgets the job's calls, which the store now has.
 //! 3. The completion is published under the identity's subject. If another completion is there already, that one is the
 //!    answer and is stored instead.
-//! 4. A failed job leaves a dead letter.
+//! 4. The record of the job's calls that other workers read is deleted. A failed job leaves a dead letter.
 //! 5. Copies go to the `reply_to` subjects.
 //! 6. The delivery is acked, and the deliveries of its duplicates with it. An object that held the job is deleted.
 //!
@@ -32,7 +32,7 @@ use jiff::Timestamp;
 use tracing::warn;
 
 use crate::complete::dead_letter::publish_dead_letter;
-use crate::complete::persist::{cache_answer, forget, persist};
+use crate::complete::persist::{cache_answer, forget, forget_attempts, persist};
 use crate::complete::publish::publish;
 use crate::complete::release::{give_back, release};
 use crate::crash::{self, CrashPoint};
@@ -68,6 +68,7 @@ pub(crate) async fn finish<Q: Queue, U: Upstream>(
     };
     debug_assert_eq!(record.completion.identity(), admitted.identity);
     crash::at(CrashPoint::Completed);
+    forget_attempts(state, &admitted).await;
     if let Some(leader) = admitted
         .coalesce
         .as_mut()
@@ -153,6 +154,7 @@ pub(crate) async fn republish<Q: Queue, U: Upstream>(
     let Some(record) = publish(state, &admitted, record).await else {
         return conflict(state, admitted).await;
     };
+    forget_attempts(state, &admitted).await;
     // It may also have ended between the publish and the dead letter.
     let is_ours = record.message.as_deref() == Some(admitted.message_id());
     if is_ours && record.completion.status == Status::Failed {

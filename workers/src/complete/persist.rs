@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use forebay_schemas::{Completion, Status};
+use forebay_schemas::{Completion, OnAmbiguous, Status};
 use tracing::warn;
 
 use crate::job::admitted_job::AdmittedJob;
@@ -16,6 +16,17 @@ use crate::worker_state::WorkerState;
 pub(crate) fn forget<Q, U>(state: &WorkerState<Q, U>, admitted: &AdmittedJob) {
     state.journal.attempts.over(&admitted.identity);
     state.journal.poison_pills.forget(admitted.message_id());
+}
+
+/// Deletes the record of a job's calls that other workers read: its completion is published.
+pub(crate) async fn forget_attempts<Q: Queue, U>(
+    state: &WorkerState<Q, U>,
+    admitted: &AdmittedJob,
+) {
+    if admitted.job.on_ambiguous == OnAmbiguous::Fail {
+        let forget = || state.queue.forget_attempts(&admitted.identity);
+        retry_until_done("deleting the record of a job's calls", forget).await;
+    }
 }
 
 /// Stores a result, however long that takes. While it cannot be stored, no calls are made.

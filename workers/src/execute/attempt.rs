@@ -18,6 +18,7 @@ use crate::execute::merged_call::MergedCall;
 use crate::job::admitted_job::AdmittedJob;
 use crate::large::run_blocking_if_large;
 use crate::outcome::outcome::CallOutcome;
+use crate::queue::Queue;
 use crate::store::journal::WorkStep;
 use crate::until_done::retry_until_done;
 use crate::upstream::{self, ReceivedReply, Upstream};
@@ -25,7 +26,7 @@ use crate::worker_state::WorkerState;
 
 /// Makes the permitted call and returns its outcome. Adds the attempt to each of the call's jobs, unless it was journalled too
 /// late to be made.
-pub(crate) async fn attempt<Q, U: Upstream>(
+pub(crate) async fn attempt<Q: Queue, U: Upstream>(
     state: &WorkerState<Q, U>,
     call: &mut MergedCall,
     target: usize,
@@ -53,7 +54,7 @@ pub(crate) async fn attempt<Q, U: Upstream>(
 }
 
 /// Sends the request, once the attempt is journalled for each job.
-async fn send<Q, U: Upstream>(
+async fn send<Q: Queue, U: Upstream>(
     state: &WorkerState<Q, U>,
     call: &MergedCall,
     permit: &Permit,
@@ -92,9 +93,9 @@ enum JournalTiming {
     Late,
 }
 
-/// Journals a call before it is made. If it must not be made twice, this waits until the line survives a power loss.
-/// Otherwise a full disk does not hold up the call.
-async fn begin<Q, U>(
+/// Journals a call before it is made. If it must not be made twice, this waits until the line survives a power loss, and
+/// until other workers can read it. Otherwise a full disk does not hold up the call.
+async fn begin<Q: Queue, U>(
     state: &WorkerState<Q, U>,
     admitted: &AdmittedJob,
     attempt: &Attempt,
@@ -115,8 +116,22 @@ async fn begin<Q, U>(
         attempts.sync().await
     })
     .await;
+    let record = attempts.record(&admitted.identity);
+    retry_until_done("recording a call", async || {
+        tries.fetch_add(1, Ordering::Relaxed);
+        match &record {
+            Some(record) => {
+                state
+                    .queue
+                    .record_attempts(&admitted.identity, record)
+                    .await
+            }
+            None => Ok(()),
+        }
+    })
+    .await;
     match tries.into_inner() {
-        1 => JournalTiming::InTime,
+        2 => JournalTiming::InTime,
         _ => JournalTiming::Late,
     }
 }

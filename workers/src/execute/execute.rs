@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use forebay_providers::ErrorScope;
-use forebay_schemas::Class;
+use forebay_schemas::{Class, OnAmbiguous};
 use futures::future::join_all;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, warn};
@@ -19,6 +19,7 @@ use crate::outcome::end::JobResult;
 use crate::outcome::outcome::CallOutcome;
 use crate::outcome::policy::{AccountAction, JobVerdict, breaker_failure};
 use crate::queue::Queue;
+use crate::until_done::retry_until_done;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
@@ -48,7 +49,7 @@ pub(crate) async fn execute<Q: Queue, U: Upstream>(
 
     if call.must_split(&outcome) {
         for admitted in call.split(&state.merge_sizes) {
-            retry(&state, admitted, false);
+            retry(&state, admitted, RetriedCall::Made { counted: false }).await;
         }
         return;
     }
@@ -100,16 +101,20 @@ async fn settle_job<Q: Queue, U: Upstream>(
         candidates.record_failure(target, class);
     }
     match (verdict, failed_as) {
-        (JobVerdict::Retry { counted, backoff }, _) => {
+        (JobVerdict::Retry { counted, backoff }, failed_as) => {
             candidates.back_off(target, Instant::now() + backoff);
-            retry(state, admitted, counted);
+            let call = match failed_as {
+                Some(_) => RetriedCall::Made { counted },
+                None => RetriedCall::NotMade,
+            };
+            retry(state, admitted, call).await;
         }
         (JobVerdict::TryOtherTarget { counted }, Some(class))
             if candidates.has_other_than(target, class) =>
         {
             candidates.give_up(target, class);
             admitted.last_error = Some(outcome.error());
-            retry(state, admitted, counted);
+            retry(state, admitted, RetriedCall::Made { counted }).await;
         }
         (JobVerdict::Finish | JobVerdict::TryOtherTarget { .. }, _) => {
             complete::finish(state, admitted, JobResult::of(outcome)).await;
@@ -117,14 +122,39 @@ async fn settle_job<Q: Queue, U: Upstream>(
     }
 }
 
+/// The call after which a job is tried again.
+#[derive(Debug, Clone, Copy)]
+enum RetriedCall {
+    /// It was made. `counted` is true if it counts against the job's limit of attempts.
+    Made { counted: bool },
+    /// It was journalled and then not made.
+    NotMade,
+}
+
 /// Journals the end of a job's last attempt, and hands the job to the dispatcher for its next call.
-fn retry<Q, U>(state: &WorkerState<Q, U>, mut admitted: AdmittedJob, counted: bool) {
-    admitted.counted += u32::from(counted);
-    admitted.not_before = admitted.candidates.backs_off_until(Instant::now());
-    if let Some(attempt) = admitted.attempts.last() {
-        let journal = &state.journal.attempts;
-        journal.end(&admitted.identity, attempt, counted);
+async fn retry<Q: Queue, U>(
+    state: &WorkerState<Q, U>,
+    mut admitted: AdmittedJob,
+    call: RetriedCall,
+) {
+    let identity = &admitted.identity;
+    let journal = &state.journal.attempts;
+    match (call, admitted.attempts.last()) {
+        (RetriedCall::Made { counted }, Some(attempt)) => {
+            journal.end(identity, attempt, counted);
+            admitted.counted += u32::from(counted);
+        }
+        _ => journal.withdraw(identity),
     }
+    if admitted.job.on_ambiguous == OnAmbiguous::Fail
+        && let Some(record) = journal.record(identity)
+    {
+        retry_until_done("recording the end of a call", || {
+            state.queue.record_attempts(identity, &record)
+        })
+        .await;
+    }
+    admitted.not_before = admitted.candidates.backs_off_until(Instant::now());
     // If the dispatcher is gone, the process ends, and the delivery comes again.
     let _ = state.dispatcher.take(admitted);
 }

@@ -216,7 +216,7 @@ async fn next_step<Q: Queue, U>(
     if let Some(step) = step_of_answered(state, admitted, rejection.as_ref()).await {
         return step;
     }
-    let interrupted = recall(state, admitted);
+    let interrupted = recall(state, admitted).await;
     rejection = of_subject.or(rejection);
     // A job that waits for its time is delivered again then, and its file is attached then.
     let is_postponed = admitted

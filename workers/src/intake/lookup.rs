@@ -57,11 +57,19 @@ pub(crate) async fn answered<Q: Queue, U>(
 }
 
 /// Adds the attempts that the journal has of the job. Returns its result, if it must not be called again because the outcome
-/// of the last one is unknown.
-pub(crate) fn recall<Q, U>(
+/// of the last one is unknown. The calls of such a job by a worker with another data directory count too.
+pub(crate) async fn recall<Q: Queue, U>(
     state: &WorkerState<Q, U>,
     admitted: &mut AdmittedJob,
 ) -> Option<JobResult> {
+    if admitted.job.on_ambiguous == OnAmbiguous::Fail {
+        let recorded = retry_until_done("looking up a job's calls", || {
+            state.queue.recorded_attempts(&admitted.identity)
+        });
+        if let Some(record) = recorded.await {
+            state.journal.attempts.adopt(&admitted.identity, record);
+        }
+    }
     let prior = state.journal.attempts.recall(
         &admitted.identity,
         &admitted.fingerprint,

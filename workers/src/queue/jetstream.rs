@@ -1,5 +1,6 @@
 //! The [`Queue`] on JetStream. Its streams must exist before it is built.
 
+mod attempts;
 mod completions;
 mod dead;
 mod discovery;
@@ -27,6 +28,7 @@ use jiff::Timestamp;
 use parking_lot::RwLock;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
+use crate::attempt_record::AttemptRecord;
 use crate::controls::CancelledJobs;
 use crate::tags::TagKey;
 
@@ -383,6 +385,22 @@ impl Queue for JetStreamQueue {
 
     async fn completion(&self, identity: &Identity) -> Result<Option<ExistingCompletion>, Error> {
         completions::read(self, identity).await
+    }
+
+    async fn record_attempts(
+        &self,
+        identity: &Identity,
+        record: &AttemptRecord,
+    ) -> Result<(), Error> {
+        attempts::record(self, identity, record).await
+    }
+
+    async fn recorded_attempts(&self, identity: &Identity) -> Result<Option<AttemptRecord>, Error> {
+        attempts::read(self, identity).await
+    }
+
+    async fn forget_attempts(&self, identity: &Identity) -> Result<(), Error> {
+        attempts::forget(self, identity).await
     }
 
     async fn copy(

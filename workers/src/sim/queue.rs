@@ -9,6 +9,7 @@ use forebay_schemas::{Completion, Flow, Format, Identity};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::attempt_record::AttemptRecord;
 use crate::clock::Clock;
 use crate::queue::{
     ActiveReadings, CompletionPublication, Credit, DeadLetter, Delivery, DeliveryReceipt,
@@ -40,6 +41,7 @@ struct SimQueueState {
     waiting: HashMap<Flow, VecDeque<Delivery>>,
     held: BTreeMap<String, (Flow, Delivery)>,
     completions: BTreeMap<Identity, (Completion, ExistingCompletion)>,
+    attempts: BTreeMap<Identity, AttemptRecord>,
     copies: Vec<(String, Bytes)>,
     dead: Vec<DeadLetter>,
     acked: usize,
@@ -285,6 +287,25 @@ impl Queue for SimQueue {
         let state = self.state();
         let found = state.completions.get(identity);
         Ok(found.map(|(_, existing)| existing.clone()))
+    }
+
+    async fn record_attempts(
+        &self,
+        identity: &Identity,
+        record: &AttemptRecord,
+    ) -> Result<(), Error> {
+        let attempts = &mut self.state().attempts;
+        attempts.insert(identity.clone(), record.clone());
+        Ok(())
+    }
+
+    async fn recorded_attempts(&self, identity: &Identity) -> Result<Option<AttemptRecord>, Error> {
+        Ok(self.state().attempts.get(identity).cloned())
+    }
+
+    async fn forget_attempts(&self, identity: &Identity) -> Result<(), Error> {
+        self.state().attempts.remove(identity);
+        Ok(())
     }
 
     async fn copy(

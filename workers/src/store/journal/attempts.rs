@@ -7,11 +7,12 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use forebay_schemas::completion::MOST_ATTEMPTS;
 use forebay_schemas::{Attempt, Identity};
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
+
+use crate::attempt_record::AttemptRecord;
 
 /// The file of the journal.
 const FILE: &str = "attempts.jsonl";
@@ -38,6 +39,8 @@ enum JournalLine<'a> {
         attempt: Cow<'a, Attempt>,
         counted: bool,
     },
+    /// The call that was begun is not made.
+    Withdrawn { identity: Identity },
     /// The job's result is stored, or its attempts are kept elsewhere.
     Over { identity: Identity },
 }
@@ -57,18 +60,7 @@ struct JournalState {
     live: u64,
     /// True if the last line of the file may be cut off.
     torn: bool,
-    jobs: HashMap<Identity, JournalJob>,
-}
-
-#[derive(Debug)]
-struct JournalJob {
-    fingerprint: String,
-    /// The revision of the identity that the calls are for.
-    revision: u32,
-    /// The attempts, each with true if it counts.
-    attempts: Vec<(Attempt, bool)>,
-    /// True if the last attempt is in flight.
-    under_way: bool,
+    jobs: HashMap<Identity, AttemptRecord>,
 }
 
 /// The attempts for a job before its redelivery.
@@ -122,7 +114,7 @@ impl AttemptJournal {
         let mut inner = self.inner();
         inner.write(&line)?;
         let job = inner.jobs.entry(identity.clone());
-        let job = job.or_insert_with(|| JournalJob::new(fingerprint, revision));
+        let job = job.or_insert_with(|| AttemptRecord::new(fingerprint, revision));
         job.begin(fingerprint, revision, attempt.clone());
         self.make_small(&mut inner);
         Ok(())
@@ -154,6 +146,39 @@ impl AttemptJournal {
         });
     }
 
+    /// Records that the call that was begun is not made.
+    pub(crate) fn withdraw(&self, identity: &Identity) {
+        let mut inner = self.inner();
+        let Some(job) = inner.jobs.get_mut(identity) else {
+            return;
+        };
+        job.withdraw();
+        inner.write_or_warn(&JournalLine::Withdrawn {
+            identity: identity.clone(),
+        });
+    }
+
+    /// Returns the calls for a job, if there are any.
+    pub(crate) fn record(&self, identity: &Identity) -> Option<AttemptRecord> {
+        self.inner().jobs.get(identity).cloned()
+    }
+
+    /// Takes over the calls that another worker recorded for a job, unless this journal has a later one.
+    pub(crate) fn adopt(&self, identity: &Identity, record: AttemptRecord) {
+        let mut inner = self.inner();
+        let known = inner.jobs.get(identity);
+        if known.is_some_and(|known| known.last_start() >= record.last_start()) {
+            return;
+        }
+        inner.write_or_warn(&JournalLine::Over {
+            identity: identity.clone(),
+        });
+        for line in lines_of(identity, &record) {
+            inner.write_or_warn(&line);
+        }
+        inner.jobs.insert(identity.clone(), record);
+    }
+
     /// Records that the job's result is stored, or that its attempts are kept elsewhere.
     pub(crate) fn over(&self, identity: &Identity) {
         let mut inner = self.inner();
@@ -174,7 +199,7 @@ impl AttemptJournal {
     ) -> Option<PriorAttempts> {
         let inner = self.inner();
         let job = inner.jobs.get(identity)?;
-        if (job.fingerprint.as_str(), job.revision) != (fingerprint, revision) {
+        if !job.is_for(fingerprint, revision) {
             return None;
         }
         let ended = job.attempts.len() - usize::from(job.under_way);
@@ -232,42 +257,9 @@ impl JournalState {
     }
 }
 
-impl JournalJob {
-    fn new(fingerprint: &str, revision: u32) -> Self {
-        Self {
-            fingerprint: fingerprint.to_owned(),
-            revision,
-            attempts: Vec::new(),
-            under_way: false,
-        }
-    }
-
-    fn begin(&mut self, fingerprint: &str, revision: u32, attempt: Attempt) {
-        if (self.fingerprint.as_str(), self.revision) != (fingerprint, revision) {
-            *self = Self::new(fingerprint, revision);
-        }
-        // Of too many attempts, the middle ones are dropped, as in a completion.
-        if self.attempts.len() >= MOST_ATTEMPTS {
-            self.attempts.remove(MOST_ATTEMPTS / 2);
-        }
-        // An attempt that did not end before the next began was interrupted by an end of the process. It does not
-        // count.
-        self.attempts.push((attempt, false));
-        self.under_way = true;
-    }
-
-    fn end(&mut self, attempt: Attempt, counted: bool) {
-        if self.under_way {
-            self.attempts.pop();
-        }
-        self.attempts.push((attempt, counted));
-        self.under_way = false;
-    }
-}
-
 /// Reads a file, if it exists. A line that cannot be read is skipped, since the last one may be cut off.
-fn read(path: &Path) -> io::Result<HashMap<Identity, JournalJob>> {
-    let mut jobs = HashMap::<Identity, JournalJob>::new();
+fn read(path: &Path) -> io::Result<HashMap<Identity, AttemptRecord>> {
+    let mut jobs = HashMap::<Identity, AttemptRecord>::new();
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(jobs),
@@ -284,7 +276,7 @@ fn read(path: &Path) -> io::Result<HashMap<Identity, JournalJob>> {
             }) => {
                 let job = jobs
                     .entry(identity)
-                    .or_insert_with(|| JournalJob::new(&fingerprint, revision));
+                    .or_insert_with(|| AttemptRecord::new(&fingerprint, revision));
                 job.begin(&fingerprint, revision, attempt.into_owned());
             }
             Ok(JournalLine::Ended {
@@ -296,6 +288,11 @@ fn read(path: &Path) -> io::Result<HashMap<Identity, JournalJob>> {
                     job.end(attempt.into_owned(), counted);
                 }
             }
+            Ok(JournalLine::Withdrawn { identity }) => {
+                if let Some(job) = jobs.get_mut(&identity) {
+                    job.withdraw();
+                }
+            }
             Ok(JournalLine::Over { identity }) => drop(jobs.remove(&identity)),
             Err(_) if line.is_empty() => {}
             Err(error) => warn!(%error, "a line of the journal cannot be read"),
@@ -304,34 +301,35 @@ fn read(path: &Path) -> io::Result<HashMap<Identity, JournalJob>> {
     Ok(jobs)
 }
 
-/// Writes a file with unfinished jobs alone, which replaces the file before.
-fn rewrite(dir: &Path, jobs: &HashMap<Identity, JournalJob>) -> io::Result<(Arc<File>, u64)> {
-    let mut text = Vec::new();
-    for (identity, job) in jobs {
-        let (last, ended) = match job.attempts.split_last() {
-            Some((last, ended)) if job.under_way => (Some(last), ended),
-            _ => (None, &job.attempts[..]),
-        };
+/// Returns the lines from which a reader gets this record.
+fn lines_of<'a>(identity: &Identity, job: &'a AttemptRecord) -> Vec<JournalLine<'a>> {
+    let mut lines = Vec::new();
+    for (index, (attempt, counted)) in job.attempts.iter().enumerate() {
         // The reader ignores an end without its begin.
-        let begun = |attempt| JournalLine::Begun {
+        lines.push(JournalLine::Begun {
             identity: identity.clone(),
             fingerprint: job.fingerprint.clone(),
             revision: job.revision,
             attempt: Cow::Borrowed(attempt),
-        };
-        for (attempt, counted) in ended {
-            let end = JournalLine::Ended {
+        });
+        let is_last = index + 1 == job.attempts.len();
+        if !(is_last && job.under_way) {
+            lines.push(JournalLine::Ended {
                 identity: identity.clone(),
                 attempt: Cow::Borrowed(attempt),
                 counted: *counted,
-            };
-            for line in [begun(attempt), end] {
-                serde_json::to_writer(&mut text, &line)?;
-                text.push(b'\n');
-            }
+            });
         }
-        if let Some((attempt, _)) = last {
-            serde_json::to_writer(&mut text, &begun(attempt))?;
+    }
+    lines
+}
+
+/// Writes a file with unfinished jobs alone, which replaces the file before.
+fn rewrite(dir: &Path, jobs: &HashMap<Identity, AttemptRecord>) -> io::Result<(Arc<File>, u64)> {
+    let mut text = Vec::new();
+    for (identity, job) in jobs {
+        for line in lines_of(identity, job) {
+            serde_json::to_writer(&mut text, &line)?;
             text.push(b'\n');
         }
     }
@@ -350,6 +348,8 @@ fn rewrite(dir: &Path, jobs: &HashMap<Identity, JournalJob>) -> io::Result<(Arc<
 
 #[cfg(test)]
 mod tests {
+    use forebay_schemas::completion::MOST_ATTEMPTS;
+
     use super::*;
 
     fn identity(id: &str) -> Identity {
@@ -430,6 +430,44 @@ mod tests {
                 "another answer is asked for"
             );
         }
+    }
+
+    #[test]
+    fn a_call_that_was_not_made_is_no_unknown_one() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let attempts = AttemptJournal::open(dir.path()).expect("opened");
+        let job = identity("withdrawn");
+        for _ in 0..2 {
+            let begun = attempts.begin(&job, ("f", 1), &attempt("unknown"));
+            begun.expect("written");
+            attempts.withdraw(&job);
+        }
+        for attempts in [attempts, AttemptJournal::open(dir.path()).expect("opened")] {
+            let past = attempts.recall(&job, "f", 1).expect("known");
+            assert_eq!((outcomes(&past).len(), past.unknown), (0, false));
+        }
+    }
+
+    #[test]
+    fn the_later_one_of_two_records_counts() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let attempts = AttemptJournal::open(dir.path()).expect("opened");
+        let job = identity("elsewhere");
+        let begun = attempts.begin(&job, ("f", 1), &attempt("here"));
+        begun.expect("written");
+        let same = attempts.record(&job).expect("known");
+        attempts.end(&job, &attempt("server_error"), true);
+        attempts.adopt(&job, same.clone());
+        let unknown = |attempts: &AttemptJournal| {
+            let past = attempts.recall(&job, "f", 1).expect("known");
+            past.unknown
+        };
+        assert!(!unknown(&attempts), "this process knows how it ended");
+        let mut later = same;
+        later.attempts[0].0.started_at += std::time::Duration::from_secs(1);
+        attempts.adopt(&job, later);
+        assert!(unknown(&attempts), "another process began a later one");
+        assert!(unknown(&AttemptJournal::open(dir.path()).expect("opened")));
     }
 
     #[test]
