@@ -25,6 +25,11 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+/// The status of an answer that does not come in time.
+pub(crate) const NO_ANSWER: u16 = 0;
+/// The time after which such a call is given up.
+const TIMEOUT: Duration = Duration::from_secs(4);
+
 /// A status, a header and a body.
 pub(crate) type Answer = (u16, Option<(&'static str, &'static str)>, String);
 /// What an account answers to a body.
@@ -52,6 +57,10 @@ impl Upstream for Scripted {
         self.called.lock().push(request.account.clone());
         let body = serde_json::from_slice(&request.body).expect("JSON");
         let (status, header, body) = (self.script)(&request.account, &body);
+        if status == NO_ANSWER {
+            tokio::time::sleep(TIMEOUT).await;
+            return Err(Error::TimedOut(TIMEOUT));
+        }
         let mut headers = HeaderMap::new();
         if let Some((name, value)) = header {
             headers.insert(

@@ -19,6 +19,7 @@ mod state;
 
 // What is learned from answers: limits, and how far estimates of tokens are off.
 mod learn;
+mod refused_jobs;
 mod token_correction;
 
 // The state of an account, for operators and for the process after this one.
@@ -316,6 +317,14 @@ impl Account {
         used.iter()
             .map(|meter| meters[*meter].headroom(now))
             .fold(1.0, f64::min)
+    }
+
+    /// Returns true if the next call to `model` shows whether calls are accepted again.
+    pub(crate) fn is_probed_next(&self, model: &str, now: Instant) -> bool {
+        let ledger = self.ledger();
+        let model = ledger.models.get(model);
+        let gates = model.map(|model| [model.state.gate(now), model.circuit.gate(now)]);
+        gates.is_some_and(|gates| gates.contains(&CallGate::Probe))
     }
 
     /// Cools calls to `model`.

@@ -22,7 +22,7 @@
 //! - Failures of one team alone stop no calls of another team whose calls succeed.
 //! - A refusal is no failure: a provider that answers 429 works.
 //! - A call that began before the last break proves nothing about the state after it.
-//! - There is one probe at a time. A probe that is dropped without an outcome leaves the state as it was.
+//! - There is one probe at a time. It takes a job that has not failed, while one waits. A probe that is dropped without an outcome leaves the state as it was.
 //! - The length of a break returns to one second only after most calls have succeeded again.
 
 use std::collections::{HashMap, VecDeque};
@@ -206,6 +206,11 @@ impl BreakerPermit {
     /// Returns true if the recent failures may be those of one team's prompts.
     pub(super) fn may_be_one_teams(&self) -> bool {
         self.circuit.inner().may_be_one_teams()
+    }
+
+    /// Returns the job that makes the call, or the call as a job of its own.
+    pub(super) fn job(&self) -> u64 {
+        self.origin().job
     }
 
     fn origin(&self) -> CallOrigin {

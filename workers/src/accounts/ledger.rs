@@ -10,6 +10,7 @@ use super::circuit::CircuitBreaker;
 use super::learn::LearnedLimits;
 use super::limit::Amount;
 use super::meter::Meter;
+use super::refused_jobs::RefusedJobs;
 use super::saved::{ClockPair, SpentLimits};
 use super::state::{CallGate, ReadyState};
 use super::{Account, AccountTotals, Denied};
@@ -52,6 +53,8 @@ pub(super) struct ModelLedger {
     /// Refusals without a hint since a call was last accepted, and when the last of them came.
     pub(super) unhinted_refusals: u32,
     pub(super) unhinted_refusal_at: Option<Instant>,
+    /// The jobs that a limit refused lately.
+    pub(super) refused_jobs: RefusedJobs,
 }
 
 impl ModelLedger {
@@ -108,6 +111,7 @@ impl AccountLedger {
             learned,
             unhinted_refusals: 0,
             unhinted_refusal_at: None,
+            refused_jobs: RefusedJobs::default(),
         };
         self.models.insert(model.to_owned(), model_state);
     }
@@ -118,15 +122,17 @@ impl AccountLedger {
             return;
         };
         model.unhinted_refusals = 0;
+        model.refused_jobs.accepted(granted);
         if let Some(learned) = &mut model.learned {
             learned.accepted(call, granted, &mut self.meters, now);
         }
     }
 
-    /// A limit refused a call to `model` that was permitted at `granted`: its meters had admitted it.
+    /// A limit refused a call of `job` to `model` that was permitted at `granted`: its meters had admitted it.
     pub(super) fn refused(
         &mut self,
         model: &str,
+        job: u64,
         granted: Instant,
         hint: Option<Duration>,
         now: Instant,
@@ -134,6 +140,9 @@ impl AccountLedger {
         let Some(model) = self.models.get_mut(model) else {
             return;
         };
+        if !model.refused_jobs.refused(job, now) {
+            return;
+        }
         match &mut model.learned {
             Some(learned) if !learned.follows_headers() => {
                 learned.refused(granted, hint, &mut self.meters, now);

@@ -212,7 +212,8 @@ impl Permit {
         let mut ledger = self.account.ledger();
         ledger.totals.refusals += 1;
         if reason == Class::RateLimited && scope != ErrorScope::Key {
-            ledger.refused(&self.model, self.granted, wait, now);
+            let job = self.breaker.as_ref().map_or(self.call, BreakerPermit::job);
+            ledger.refused(&self.model, job, self.granted, wait, now);
         }
         let wait = wait.unwrap_or_else(|| ledger.wait_without_hint(&self.model, self.granted, now));
         if scope == ErrorScope::Key {

@@ -255,11 +255,12 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
 
     fn enqueue(&mut self, mut admitted: AdmittedJob) {
         admitted.first_queued_at.get_or_insert_with(Instant::now);
-        let is_retry = !admitted.attempts.is_empty();
+        // A job that a limit refused keeps its turn. One that failed may fail at any provider: the others come first.
+        let goes_first = !admitted.attempts.is_empty() && !admitted.has_failed();
         let weight = self.state.team(&admitted.flow.team).weight;
         let lane = self.state.lane_of(&admitted.flow);
         let team = admitted.flow.team.clone();
-        self.ready.push(lane, &team, weight, admitted, is_retry);
+        self.ready.push(lane, &team, weight, admitted, goes_first);
     }
 
     /// Starts every job that may start now. Returns when the next one may.
@@ -289,6 +290,10 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     /// The next job in turn for which the selector found a target, or that no target can ever serve.
     fn next_ready(&mut self, selector: &mut TargetSelector) -> Option<AdmittedJob> {
         let state = &self.state;
+        let next = self.ready.offer(|admitted| selector.offer(state, admitted));
+        if next.is_some() || !selector.let_failed_jobs_probe() {
+            return next;
+        }
         self.ready.offer(|admitted| selector.offer(state, admitted))
     }
 

@@ -1,5 +1,5 @@
-//! Which waiting item is next: teams by weight, then the lanes of a team by weight; within a lane the latest retry first,
-//! then new items by age.
+//! Which waiting item is next: teams by weight, then the lanes of a team by weight; within a lane in the order in which
+//! the items were put in front or behind.
 //!
 //! # Why
 //!
@@ -169,8 +169,8 @@ impl<T> FairQueue<T> {
         self.len
     }
 
-    /// Adds an item behind the others of its team and lane, or before them if it is a retry.
-    pub(crate) fn push(&mut self, lane: Lane, team: &str, weight: u64, item: T, is_retry: bool) {
+    /// Adds an item behind the others of its team and lane, or before them if it `goes_first`.
+    pub(crate) fn push(&mut self, lane: Lane, team: &str, weight: u64, item: T, goes_first: bool) {
         let (virtual_time, lane_weights) = (self.virtual_time, self.lane_weights);
         let team = self.teams.entry(team.to_owned());
         let team = team
@@ -185,7 +185,7 @@ impl<T> FairQueue<T> {
         if lane.items.is_empty() {
             lane.start = lane.start.max(virtual_time);
         }
-        if is_retry {
+        if goes_first {
             lane.items.push_front(item);
         } else {
             lane.items.push_back(item);

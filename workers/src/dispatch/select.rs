@@ -21,6 +21,7 @@
 //!
 //! - A target that denies a job for now is closed for the rest of the pass, so no later job overtakes it there. A target
 //!   that can never serve a job denies that job alone.
+//! - A job that has failed probes no target while another job waits that may: its failure may be that of its prompt.
 //! - A team's own limits hold up that team alone: its jobs are skipped and no target is closed.
 //! - A job that none of its candidates can ever serve is taken without a permit, so that the dispatcher ends it.
 
@@ -48,8 +49,21 @@ pub(crate) struct TargetSelector {
     other_wake: Option<Instant>,
     /// True if a job waits until a call of its team ends.
     waits_for_team: bool,
+    /// The jobs that may make the call which shows whether a target works again.
+    probes: ProbePolicy,
     /// The target and the permit of the job that was taken last.
     chosen: Option<(usize, Permit)>,
+}
+
+/// The jobs that may make the call which shows whether a target works again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ProbePolicy {
+    /// Jobs that have not failed.
+    FreshJobs,
+    /// The same, and a job that has failed was kept from a probe.
+    KeptFromFailedJob,
+    /// Every job: no other one waits.
+    AllJobs,
 }
 
 /// When the targets of some ranks may serve a job, as far as they were asked.
@@ -92,6 +106,7 @@ impl TargetSelector {
             open_targets: targets,
             other_wake: None,
             waits_for_team: false,
+            probes: ProbePolicy::FreshJobs,
             chosen: None,
         }
     }
@@ -115,6 +130,15 @@ impl TargetSelector {
         let denied = self.denied.iter().flatten();
         let targets = denied.filter_map(until);
         targets.chain(self.other_wake).min()
+    }
+
+    /// Lets jobs that have failed probe targets in the rest of the pass. Returns true if one of them was kept from that.
+    pub(crate) fn let_failed_jobs_probe(&mut self) -> bool {
+        let was_kept = self.probes == ProbePolicy::KeptFromFailedJob;
+        if was_kept {
+            self.probes = ProbePolicy::AllJobs;
+        }
+        was_kept
     }
 
     /// Decides about the job that is next in turn: whether it starts now, and where.
@@ -161,6 +185,10 @@ impl TargetSelector {
                 continue;
             }
             scan.first_asked.get_or_insert(candidate.rank());
+            if self.keeps_from_probe(state, admitted, candidate) {
+                can_ever_start = true;
+                continue;
+            }
             match self.reserve(state, candidate) {
                 Ok(permit) => return self.take(state, admitted, candidate, permit),
                 Err(denied) => {
@@ -239,6 +267,24 @@ impl TargetSelector {
             return Err(enters);
         }
         Ok(())
+    }
+
+    /// Returns true if the job has failed, and a call to the candidate would be a probe that another job may make.
+    fn keeps_from_probe<Q, U>(
+        &mut self,
+        state: &WorkerState<Q, U>,
+        admitted: &AdmittedJob,
+        candidate: &CandidateState,
+    ) -> bool {
+        if self.probes == ProbePolicy::AllJobs || !admitted.has_failed() {
+            return false;
+        }
+        let target = state.target(candidate.target);
+        let is_kept = target.account.is_probed_next(&target.model, self.now);
+        if is_kept {
+            self.probes = ProbePolicy::KeptFromFailedJob;
+        }
+        is_kept
     }
 
     /// Asks a candidate's account for a permit. A temporary denial closes the target for the rest of the pass.

@@ -170,6 +170,11 @@ impl AdmittedJob {
         Some(Duration::try_from(left).unwrap_or_default())
     }
 
+    /// Returns true if a provider failed at it, or could not serve it. A refusal by a limit is no failure.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.counted > 0
+    }
+
     /// Adds an attempt. Beyond the most that fit a message, the middle ones are dropped.
     pub(crate) fn add_attempt(&mut self, attempt: Attempt) {
         if self.attempts.len() == MOST_ATTEMPTS {
