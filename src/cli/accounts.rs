@@ -161,18 +161,38 @@ fn hints(account: &AccountReport) -> Vec<String> {
             _ => continue,
         });
     }
+    hints.extend(account.conditions().filter_map(|condition| {
+        let asked = condition.doubted_until?;
+        Some(probe_hint(name, condition, asked))
+    }));
     // A stop of the whole account is the state of each of its keys.
     hints.dedup();
     hints
 }
 
+/// Says that a wait is not believed, and when the next call probes.
+fn probe_hint(account: &str, condition: &AccessCondition, asked: Timestamp) -> String {
+    let next = condition.until.map_or_else(
+        || "a probe is under way".to_owned(),
+        |at| format!("the next probe is at {}", in_seconds(at)),
+    );
+    format!(
+        "{account}: the provider asks not to be called for {} until {}, which is longer than any limit's period here: {next}",
+        condition.name,
+        in_seconds(asked)
+    )
+}
+
+fn in_seconds(at: Timestamp) -> String {
+    at.round(jiff::Unit::Second).unwrap_or(at).to_string()
+}
+
 fn row(what: &str, condition: &AccessCondition) -> Vec<String> {
-    let time = |until: Timestamp| until.round(jiff::Unit::Second).unwrap_or(until).to_string();
     let (reason, until) = match (&condition.reason, &condition.spent) {
-        (None, Some(spent)) => (format!("spent: {}", spent.limit), time(spent.until)),
+        (None, Some(spent)) => (format!("spent: {}", spent.limit), in_seconds(spent.until)),
         (reason, _) => (
             reason.clone().unwrap_or_default(),
-            condition.until.map_or_else(String::new, time),
+            condition.until.map_or_else(String::new, in_seconds),
         ),
     };
     vec![
@@ -195,6 +215,7 @@ mod tests {
             state,
             reason,
             until: None,
+            doubted_until: None,
             spent: None,
             learned: Vec::new(),
         }

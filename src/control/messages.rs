@@ -158,6 +158,9 @@ pub struct AccessCondition {
     /// The time at which the state ends by itself. `None` means that it does not, or that the time
     /// is unknown.
     pub until: Option<Timestamp>,
+    /// The end of a wait that the provider requests and that is not believed. A call probes before it, at `until`.
+    #[serde(default)]
+    pub doubted_until: Option<Timestamp>,
     /// A limit that is spent for more than a few seconds.
     pub spent: Option<SpentReport>,
     /// Its learned limits, in words.
@@ -243,18 +246,23 @@ impl From<accounts::AccountSnapshot> for AccountReport {
                 state => state.reason().map(|reason| reason.to_string()),
             },
             until: state.until().map(wall_time),
+            doubted_until: None,
             spent: None,
             learned: Vec::new(),
         };
         let model = |model: accounts::ModelSnapshot| AccessCondition {
             learned: model.learned,
+            doubted_until: model.doubted_until.map(wall_time),
             spent: model.spent.map(|(limit, until)| SpentReport {
                 limit,
                 until: wall_time(until),
             }),
             ..condition(model.name, &model.state)
         };
-        let key = |(name, state)| condition(name, &state);
+        let key = |key: accounts::KeySnapshot| AccessCondition {
+            doubted_until: key.doubted_until.map(wall_time),
+            ..condition(key.name, &key.state)
+        };
         let keys = snapshot.keys.into_iter().map(key);
         let models = snapshot.models.into_iter().map(model);
         Self {

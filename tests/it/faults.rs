@@ -89,7 +89,7 @@ async fn a_429_cools_the_account_and_its_jobs_go_elsewhere_without_losing_attemp
         ("cooling", Some(Class::RateLimited))
     );
     assert_eq!(
-        keys[0].keys[0].1.name(),
+        keys[0].keys[0].state.name(),
         "ready",
         "the refusal spoke of the limit, not of the key"
     );
@@ -138,7 +138,7 @@ async fn a_rejected_key_is_disabled_and_its_job_is_answered() {
             account
                 .keys
                 .into_iter()
-                .map(move |(name, state)| (account.name.clone(), name, state.name()))
+                .map(move |key| (account.name.clone(), key.name, key.state.name()))
         })
         .collect();
     let state = |account: &str, key: &str, state| (account.to_owned(), key.to_owned(), state);

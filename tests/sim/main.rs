@@ -11,3 +11,4 @@ mod poison;
 mod schedule;
 mod schedules;
 mod shares;
+mod waits;

@@ -15,6 +15,7 @@ mod wake;
 
 // Whether a key and a model may be called at all.
 mod circuit;
+mod requested_wait;
 mod state;
 
 // What is learned from answers: limits, and how far estimates of tokens are off.
@@ -41,8 +42,9 @@ use ledger::{AccountLedger, ModelLedger, choose_key};
 pub use limit::{Algorithm, Amount, Limit};
 use meter::MeterWait;
 pub use permit::{Permit, SendMarker};
+use requested_wait::RequestedWait;
 pub use saved::{AccountState, ClockPair, FoundLimit, ModelState, PausedState, SpentLimits};
-pub use snapshot::{AccountSnapshot, ModelSnapshot};
+pub use snapshot::{AccountSnapshot, KeySnapshot, ModelSnapshot};
 use state::CallGate;
 pub use state::ReadyState;
 pub use wake::Wake;
@@ -81,6 +83,11 @@ impl Config {
     /// Returns true if `model` shares a limit with other models.
     pub(crate) fn shares_limits(&self, model: &str) -> bool {
         self.limits_of(model).any(Limit::is_shared)
+    }
+
+    /// Returns the longest period of the limits that cover `model`; `None` if none of them has a period.
+    fn longest_period(&self, model: &str) -> Option<Duration> {
+        self.limits_of(model).filter_map(Limit::period).max()
     }
 
     /// Returns the limits that cover `model`, in their order.
@@ -166,6 +173,7 @@ impl Account {
             next_call: 0,
             next_key: 0,
             keys: vec![ReadyState::Ready; config.keys.len()],
+            key_waits: vec![RequestedWait::default(); config.keys.len()],
             models: HashMap::new(),
             meters: Vec::new(),
             shared: vec![None; config.limits.len()],

@@ -84,6 +84,11 @@ impl LearnedLimits {
         stated.map(|stated| &stated.period)
     }
 
+    /// Returns the longest period of the limits that headers state; `None` if they state none.
+    pub(super) fn longest_period(&self) -> Option<Duration> {
+        self.periods().map(Period::per).max()
+    }
+
     /// Returns true if headers state a limit on calls for a period of up to a minute. Nothing is searched then.
     pub(super) fn follows_headers(&self) -> bool {
         self.periods().any(Period::limits_short_calls)

@@ -11,6 +11,7 @@ use super::learn::LearnedLimits;
 use super::limit::Amount;
 use super::meter::Meter;
 use super::refused_jobs::RefusedJobs;
+use super::requested_wait::RequestedWait;
 use super::saved::{ClockPair, SpentLimits};
 use super::state::{CallGate, ReadyState};
 use super::{Account, AccountTotals, Denied};
@@ -27,6 +28,8 @@ pub(super) struct AccountLedger {
     pub(super) next_call: u64,
     pub(super) next_key: usize,
     pub(super) keys: Vec<ReadyState>,
+    /// The waits that the provider requests of each key.
+    pub(super) key_waits: Vec<RequestedWait>,
     pub(super) models: HashMap<String, ModelLedger>,
     pub(super) meters: Vec<Meter>,
     pub(super) shared: Vec<Option<usize>>,
@@ -50,6 +53,8 @@ pub(super) struct ModelLedger {
     pub(super) meters: Vec<usize>,
     pub(super) configured: usize,
     pub(super) learned: Option<LearnedLimits>,
+    /// The wait that the provider requests of it.
+    pub(super) requested_wait: RequestedWait,
     /// Refusals without a hint since a call was last accepted, and when the last of them came.
     pub(super) unhinted_refusals: u32,
     pub(super) unhinted_refusal_at: Option<Instant>,
@@ -109,6 +114,7 @@ impl AccountLedger {
             meters: used,
             configured,
             learned,
+            requested_wait: RequestedWait::default(),
             unhinted_refusals: 0,
             unhinted_refusal_at: None,
             refused_jobs: RefusedJobs::default(),
@@ -122,6 +128,7 @@ impl AccountLedger {
             return;
         };
         model.unhinted_refusals = 0;
+        model.requested_wait.accepted();
         model.refused_jobs.accepted(granted);
         if let Some(learned) = &mut model.learned {
             learned.accepted(call, granted, &mut self.meters, now);

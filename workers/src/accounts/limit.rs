@@ -142,6 +142,14 @@ impl Limit {
         Some((self.key(), vec![(returns_at, limit)]))
     }
 
+    /// Returns the period of this limit; `None` if it is on calls at once.
+    pub(super) fn period(&self) -> Option<Duration> {
+        match self.amount {
+            Amount::PerPeriod { per, .. } => Some(per),
+            Amount::Concurrent(_) => None,
+        }
+    }
+
     /// Returns true if this limit counts tokens.
     pub fn counts_tokens(&self) -> bool {
         match self.amount {

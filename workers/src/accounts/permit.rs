@@ -7,6 +7,7 @@ use forebay_schemas::Class;
 use tokio::time::Instant;
 
 use super::circuit::{BreakerPermit, CallOrigin};
+use super::learn::LearnedLimits;
 use super::ledger::AccountLedger;
 use super::{Account, AccountKey};
 use crate::accounts::team_limits::{TeamLimits, TeamShare};
@@ -196,6 +197,7 @@ impl Permit {
     /// Reports that no limit refused the call, whatever its outcome.
     pub fn accepted(&mut self, now: Instant) {
         let mut ledger = self.account.ledger();
+        ledger.key_waits[self.key].accepted();
         ledger.accepted(self.call, &self.model, self.granted, now);
     }
 
@@ -204,6 +206,30 @@ impl Permit {
         let age = now.saturating_duration_since(self.granted);
         let mut ledger = self.account.ledger();
         ledger.observe(&self.model, headers, age, now);
+    }
+
+    /// Returns how long a wait that the provider requests is believed before a call probes.
+    pub(crate) fn believed_wait(
+        &self,
+        requested: Duration,
+        scope: ErrorScope,
+        now: Instant,
+    ) -> Duration {
+        let mut ledger = self.account.ledger();
+        let AccountLedger {
+            models, key_waits, ..
+        } = &mut *ledger;
+        let Some(model) = models.get_mut(&self.model) else {
+            return requested;
+        };
+        let configured = self.account.config.longest_period(&self.model);
+        let learned = model.learned.as_ref();
+        let longest = configured.max(learned.and_then(LearnedLimits::longest_period));
+        let wait = match scope {
+            ErrorScope::Key => &mut key_waits[self.key],
+            _ => &mut model.requested_wait,
+        };
+        wait.believe(requested, longest, self.granted, now)
     }
 
     /// Reports that a limit refused the call. The key cools if the refusal is about the key, else the model. Without

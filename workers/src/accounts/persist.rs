@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use crate::accounts::learn::LearnedLimits;
 use crate::accounts::ledger::AccountLedger;
+use crate::accounts::limit::Limit;
 use crate::accounts::meter::Meter;
+use crate::accounts::requested_wait::longest_believed;
 use crate::accounts::saved::{AccountState, ClockPair, ModelState, SpentLimits};
 use crate::accounts::state::ReadyState;
 use crate::accounts::{Account, TeamLimits};
@@ -116,10 +118,12 @@ impl Account {
     /// Continues from the state that a process before this one left.
     pub fn resume(&self, saved: &AccountState, moment: ClockPair) {
         let mut ledger = self.ledger();
+        let periods = self.config.limits.iter().filter_map(Limit::period);
+        let longest = longest_believed(periods.max());
         let keys = self.config.keys.iter();
         for (key, state) in keys.zip(&mut ledger.keys) {
             if let Some(paused) = saved.keys.get(&key.name) {
-                *state = ReadyState::resumed(paused, moment);
+                *state = ReadyState::resumed(paused, moment, longest);
             }
         }
         for (name, before) in &saved.models {
@@ -129,7 +133,7 @@ impl Account {
                 continue;
             };
             if let Some(paused) = &before.paused {
-                model.state = ReadyState::resumed(paused, moment);
+                model.state = ReadyState::resumed(paused, moment, longest);
             }
             let limits = self.config.limits_of(name);
             for (limit, meter) in limits.zip(&model.meters) {

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::learn::LearnedLimits;
 use super::ledger::{AccountLedger, ModelLedger};
 use super::meter::Meter;
+use super::requested_wait::RequestedWait;
 use super::state::ReadyState;
 use super::{Account, AccountTotals, Config};
 
@@ -20,8 +21,8 @@ pub struct AccountSnapshot {
     pub name: String,
     /// The provider's name.
     pub provider: String,
-    /// The name and the state of each key.
-    pub keys: Vec<(String, ReadyState)>,
+    /// The account's keys, in their order.
+    pub keys: Vec<KeySnapshot>,
     /// The models that the account was asked about, in order of their names.
     pub models: Vec<ModelSnapshot>,
     /// The calls per second that its limits on calls allow to one model; `None` if it has no limit on calls.
@@ -32,6 +33,17 @@ pub struct AccountSnapshot {
     pub last_problem: Option<String>,
 }
 
+/// The state of a key, as operators see it.
+#[derive(Debug, Clone)]
+pub struct KeySnapshot {
+    /// The key's name.
+    pub name: String,
+    /// The key's state.
+    pub state: ReadyState,
+    /// The end of a wait that the provider requests and that is not believed: a call probes before it.
+    pub doubted_until: Option<Instant>,
+}
+
 /// The state of a model at an account, as operators see it.
 #[derive(Debug, Clone)]
 pub struct ModelSnapshot {
@@ -39,6 +51,8 @@ pub struct ModelSnapshot {
     pub name: String,
     /// The model's state.
     pub state: ReadyState,
+    /// The end of a wait that the provider requests and that is not believed: a call probes before it.
+    pub doubted_until: Option<Instant>,
     /// The limit that is spent for the longest time, and the time at which a call may start again. `None` if no limit
     /// is spent for more than five seconds.
     pub spent: Option<(String, Instant)>,
@@ -63,12 +77,18 @@ impl Account {
             ..
         } = &self.config;
         let names = keys.iter().map(|key| &key.name);
-        let states = ledger.keys.clone();
+        let states = ledger.keys.iter().zip(&ledger.key_waits);
+        let key = |(name, (state, wait)): (&String, (&ReadyState, &RequestedWait))| KeySnapshot {
+            name: name.clone(),
+            state: state.clone(),
+            doubted_until: doubted_until(state, wait),
+        };
+        let keys = names.zip(states).map(key).collect();
         let learned = ledger.learned_rate();
         AccountSnapshot {
             name: name.clone(),
             provider: endpoint.provider.name.clone(),
-            keys: names.cloned().zip(states).collect(),
+            keys,
             models,
             requests_per_second: self.requests_per_second().or(learned),
             totals: ledger.totals,
@@ -90,8 +110,15 @@ fn snapshot_of(
     let learned = model.learned.iter();
     ModelSnapshot {
         name: name.to_owned(),
+        doubted_until: doubted_until(&model.state, &model.requested_wait),
         state: model.shown(),
         spent,
         learned: learned.flat_map(LearnedLimits::describe).collect(),
     }
+}
+
+/// The end of a wait that is not believed, while it holds back calls.
+fn doubted_until(state: &ReadyState, wait: &RequestedWait) -> Option<Instant> {
+    let until = wait.doubted_until();
+    until.filter(|_| state.until().is_some() || matches!(state, ReadyState::Probing { .. }))
 }

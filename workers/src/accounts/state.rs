@@ -216,14 +216,16 @@ impl ReadyState {
         }
     }
 
-    /// Returns the state that a process before this one left.
-    pub(super) fn resumed(paused: &PausedState, moment: ClockPair) -> Self {
+    /// Returns the state that a process before this one left. It lasts for `longest` at most: the clock may have been set,
+    /// and a probe shows whether it is over.
+    pub(super) fn resumed(paused: &PausedState, moment: ClockPair, longest: Duration) -> Self {
+        let end = |until| moment.instant(until).min(moment.instant + longest);
         match (paused.until, paused.reason) {
-            (Some(until), Some(Class::QuotaExhausted)) => ReadyState::Exhausted {
-                until: moment.instant(until),
-            },
+            (Some(until), Some(Class::QuotaExhausted)) => {
+                ReadyState::Exhausted { until: end(until) }
+            }
             (Some(until), Some(reason)) => ReadyState::Cooling {
-                until: moment.instant(until),
+                until: end(until),
                 reason,
             },
             (Some(_), None) => ReadyState::Ready,

@@ -467,7 +467,7 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
         "the day has passed meanwhile"
     );
     let after = resumed(&json(false), moment);
-    let state = |key: usize| after.snapshot(moment.instant).keys[key].1.clone();
+    let state = |key: usize| after.snapshot(moment.instant).keys[key].state.clone();
     assert_eq!(state(1), ReadyState::Disabled { reason: None });
     assert_eq!(
         state(2),
@@ -569,7 +569,7 @@ async fn an_operators_act_stays_whatever_the_provider_says_after_it() {
     let now = Instant::now();
     account.disable_by_hand(Some("key-0"));
     account.disable(Class::BillingStop);
-    let state = |key: usize| account.snapshot(now).keys[key].1.clone();
+    let state = |key: usize| account.snapshot(now).keys[key].state.clone();
     assert_eq!(state(0), ReadyState::Disabled { reason: None });
     assert_eq!(
         state(1),

@@ -35,7 +35,8 @@ pub(crate) async fn execute<Q: Queue, U: Upstream>(
     for admitted in call.jobs_mut() {
         admitted.reason = admitted.candidates.reason(target, &admitted.attempts);
     }
-    let outcome = attempt(&state, &mut call, target, &permit).await;
+    let mut outcome = attempt(&state, &mut call, target, &permit).await;
+    believe_wait(&permit, &mut outcome);
     let (verdicts, actions): (Vec<_>, Vec<_>) = call
         .jobs()
         .iter()
@@ -62,6 +63,15 @@ pub(crate) async fn execute<Q: Queue, U: Upstream>(
             settle_job(&state, admitted, target, outcome, verdict).instrument(span)
         });
     join_all(settled).await;
+}
+
+/// Shortens the wait that a refusal requests to the time after which a call probes.
+fn believe_wait(permit: &Permit, outcome: &mut CallOutcome) {
+    let Some(class) = outcome.class else { return };
+    if class.is_limit() || class == Class::Overloaded {
+        let believed = |wait| permit.believed_wait(wait, outcome.scope, Instant::now());
+        outcome.retry_after = outcome.retry_after.map(believed);
+    }
 }
 
 fn decide<Q, U>(
