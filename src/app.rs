@@ -52,7 +52,7 @@ pub struct App {
     lease: Option<WorkerLease>,
     heartbeat: tokio::task::JoinHandle<()>,
     streams: tokio::task::JoinHandle<()>,
-    orders: tokio::task::JoinHandle<()>,
+    controls_watch: tokio::task::JoinHandle<()>,
     sweeps: tokio::task::JoinHandle<()>,
     // These are dropped last, in this order: the server stops before the directory is free.
     server: Option<server::NatsServer>,
@@ -147,7 +147,7 @@ impl App {
             connection.clone(),
             Arc::clone(&worker),
         ));
-        let orders = book.keep();
+        let controls_watch = book.keep();
         let control = ControlServices::start(&connection, Arc::clone(&worker), writer, book)
             .await
             .map_err(|error| Error::Unreachable(anyhow!("the services cannot start: {error}")))?;
@@ -169,7 +169,7 @@ impl App {
             lease,
             heartbeat,
             streams,
-            orders,
+            controls_watch,
             sweeps,
             server,
             dir,
@@ -209,7 +209,7 @@ impl App {
         }
         self.heartbeat.abort();
         self.streams.abort();
-        self.orders.abort();
+        self.controls_watch.abort();
         self.sweeps.abort();
         self.events.abort();
         if let Some(lease) = self.lease {

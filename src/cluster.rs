@@ -3,4 +3,5 @@
 pub mod account_state;
 mod lease_claim;
 mod lease_holder;
+mod lease_renewal;
 pub mod worker_lease;

@@ -39,28 +39,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use bytes::Bytes;
 use forebay_schemas::Names;
 use forebay_workers::fence::CallFence;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::lease_claim::{ClaimStep, LeaseClaim, holder};
 use super::lease_holder::LeaseHolder;
-use crate::nats::bucket::{self, Bucket, BucketEntry, BucketSettings, BucketWrite};
+use super::lease_renewal::{KEY, LeaseRenewal, RENEW_INTERVAL, TTL};
+use crate::nats::bucket::{self, Bucket, BucketEntry, BucketSettings};
 use crate::nats::connection::{Connection, Error};
 
-/// The key of the lease.
-const KEY: &str = "worker";
-/// Time to live of the key. Without renewal the lease is free after it. Servers count in whole
-/// seconds.
-const TTL: Duration = Duration::from_secs(6);
-/// The time from the sending of a stored write for which its holder may call providers. The rest of the time to live is
-/// a margin.
-const VALIDITY: Duration = Duration::from_secs(5);
-/// The interval at which the holder renews the lease.
-const RENEW_INTERVAL: Duration = Duration::from_secs(2);
 /// The time without renewal after which a lease is taken over, even if its key still exists.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(8);
 /// The interval at which a process that wants the lease looks at it.
@@ -102,16 +92,8 @@ impl WorkerLease {
         let failed = |problem: String| Error::Unreachable(anyhow!("the worker's lease: {problem}"));
         let bucket = open_patiently(connection).await;
         let bucket = bucket.map_err(|error| failed(error.to_string()))?;
-        let me = LeaseHolder::this_process();
-        let value = serde_json::to_vec(&me).map_err(|error| failed(error.to_string()))?;
-        let renewal = LeaseRenewal {
-            bucket: bucket.clone(),
-            me,
-            value: value.into(),
-            revision: Arc::default(),
-            fence: Arc::clone(&fence),
-            valid_from: AtomicU64::new(0),
-        };
+        let renewal = LeaseRenewal::new(bucket.clone(), Arc::clone(&fence));
+        let renewal = renewal.map_err(|error| failed(error.to_string()))?;
         let mut claimant = Claimant::new(connection, &renewal, when_held);
         claimant.take().await?;
         let (lost, revision) = (CancellationToken::new(), Arc::clone(&renewal.revision));
@@ -293,126 +275,4 @@ fn taken_error(connection: &Connection, by: Option<LeaseHolder>) -> Error {
          `forebay serve --standby`",
         connection.names.prefix()
     ))
-}
-
-struct LeaseRenewal {
-    bucket: Bucket,
-    me: LeaseHolder,
-    value: Bytes,
-    revision: Arc<AtomicU64>,
-    fence: Arc<CallFence>,
-    /// The time on the fence's clock from which this process may call providers, in nanoseconds.
-    valid_from: AtomicU64,
-}
-
-impl LeaseRenewal {
-    /// Renews the lease until another process holds it.
-    async fn run(self, lost: CancellationToken) {
-        loop {
-            tokio::time::sleep(self.pause()).await;
-            match tokio::time::timeout(RENEW_INTERVAL, self.renew()).await {
-                Ok(Ok(true)) => {}
-                Ok(Ok(false)) => {
-                    error!("another worker has the lease");
-                    self.fence.close();
-                    lost.cancel();
-                    return;
-                }
-                Ok(Err(problem)) => self.report_failure(&problem),
-                Err(_) => self.report_failure("NATS does not answer"),
-            }
-        }
-    }
-
-    /// Returns the time until the next renewal.
-    fn pause(&self) -> Duration {
-        let valid_from = Duration::from_nanos(self.valid_from.load(Ordering::Relaxed));
-        match valid_from.checked_sub(self.fence.now()) {
-            Some(wait) => wait.min(RENEW_INTERVAL),
-            None => RENEW_INTERVAL,
-        }
-    }
-
-    fn report_failure(&self, problem: impl std::fmt::Display) {
-        if self.fence.is_open() {
-            warn!(%problem, "the worker's lease cannot be renewed yet");
-        } else {
-            warn!(%problem, "the worker's lease could not be renewed in time, so no call is made until it is");
-        }
-    }
-
-    /// Renews the lease. Returns false if another process holds it.
-    async fn renew(&self) -> Result<bool, bucket::Error> {
-        let expected = self.revision.load(Ordering::Relaxed);
-        match self.write(expected).await {
-            Ok(true) => return Ok(true),
-            Ok(false) => {}
-            // The bucket may have been lost with the store.
-            Err(_) => {
-                self.bucket.ensure().await?;
-            }
-        }
-        let entry = self.bucket.get(KEY).await?;
-        match &entry {
-            BucketEntry::Ours { revision, .. } => {
-                let is_mine = holder(&entry).is_some_and(|holder| holder == self.me);
-                if is_mine {
-                    // It was stored although its acknowledgement was lost. When it was sent is not known.
-                    self.write(*revision).await?;
-                }
-                Ok(is_mine)
-            }
-            BucketEntry::Missing { revision } => {
-                self.write(*revision).await?;
-                Ok(true)
-            }
-            BucketEntry::Foreign { revision } => {
-                // It is foreign too if another process made a lost bucket again.
-                self.bucket.ensure().await?;
-                if let BucketEntry::Ours { .. } = self.bucket.get(KEY).await? {
-                    return Ok(false);
-                }
-                warn!("a value that Forebay did not write was under the worker's lease");
-                self.write(*revision).await?;
-                Ok(true)
-            }
-        }
-    }
-
-    /// Writes the value at the expected revision, and moves the end of the fence. Returns false if the key has another
-    /// revision.
-    async fn write(&self, expected: u64) -> Result<bool, bucket::Error> {
-        let sent = self.fence.now();
-        let value = self.value.clone();
-        match self.bucket.put(KEY, value, expected, Some(TTL)).await? {
-            BucketWrite::Stored(revision) => {
-                self.revision.store(revision, Ordering::Relaxed);
-                self.validate(sent, revision == 1);
-                Ok(true)
-            }
-            BucketWrite::Conflict => Ok(false),
-        }
-    }
-
-    /// Moves the end of the fence for a write that was sent at `sent`. If it was the first one in the bucket, a holder of a
-    /// lost lease may still call, so the fence opens later.
-    fn validate(&self, sent: Duration, is_first: bool) {
-        if is_first && !self.fence.is_open() {
-            let valid_from = sent + VALIDITY;
-            let nanos = u64::try_from(valid_from.as_nanos()).unwrap_or(u64::MAX);
-            self.valid_from.store(nanos, Ordering::Relaxed);
-            info!(
-                "the bucket of leases is new, so calls begin in {VALIDITY:?}: a worker whose lease was lost with it may still call"
-            );
-        }
-        let valid_from = Duration::from_nanos(self.valid_from.load(Ordering::Relaxed));
-        if sent < valid_from {
-            return;
-        }
-        let was_open = self.fence.is_open();
-        self.fence.extend(sent + VALIDITY);
-        if !was_open {
-            debug!("the worker's lease is valid");
-        }
-    }
 }

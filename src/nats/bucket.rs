@@ -116,7 +116,7 @@ pub struct Bucket {
     origin: Arc<RwLock<BucketOrigin>>,
 }
 
-/// What is new when a bucket was made again.
+/// The facts that change when a bucket is made again.
 #[derive(Debug)]
 struct BucketOrigin {
     tags: TagKey,
