@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use forebay_workers::accounts::AccountState;
+use forebay_workers::clock::{SavedMoment, SystemClock};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -192,7 +193,11 @@ impl AccountStates {
                 worker.confirm(&name);
                 continue;
             }
-            let Ok(value) = serde_json::to_vec(&state) else {
+            let written_down = AccountState {
+                saved_at: Some(SavedMoment::of(&SystemClock)),
+                ..state.clone()
+            };
+            let Ok(value) = serde_json::to_vec(&written_down) else {
                 continue;
             };
             let stored = self.bucket.put(&name, value.into(), written.revision, None);

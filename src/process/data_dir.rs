@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use forebay_schemas::Format;
+use forebay_workers::clock::{SavedMoment, SystemClock};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -125,13 +126,23 @@ impl DataDir {
     ///
     /// Two intervals are subtracted, since the process may have lived a little longer.
     pub fn idle(&self) -> Option<Duration> {
+        let idle = self.time_since_last_sign()?;
+        Some(idle.saturating_sub(2 * HEARTBEAT_INTERVAL))
+    }
+
+    /// Returns the time since the last sign of life, by a clock that cannot be set where that is possible.
+    fn time_since_last_sign(&self) -> Option<Duration> {
+        let text = fs::read(self.path.join(HEARTBEAT_FILE)).ok()?;
+        if let Ok(last_sign) = serde_json::from_slice::<SavedMoment>(&text) {
+            return Some(last_sign.time_until(&SavedMoment::of(&SystemClock)));
+        }
+        // A Forebay before 0.2 wrote it.
         let last_sign = fs::metadata(self.path.join(HEARTBEAT_FILE))
             .ok()?
             .modified()
             .ok()?;
         // If the clock was set back, this counts as now, which is the safe side.
-        let idle = last_sign.elapsed().unwrap_or_default();
-        Some(idle.saturating_sub(2 * HEARTBEAT_INTERVAL))
+        Some(last_sign.elapsed().unwrap_or_default())
     }
 
     /// Writes a sign of life once a second, so that the next process knows how long none held the
@@ -142,7 +153,9 @@ impl DataDir {
             let mut ticks = tokio::time::interval(HEARTBEAT_INTERVAL);
             loop {
                 ticks.tick().await;
-                if let Err(error) = fs::write(&path, std::process::id().to_string()) {
+                let moment = SavedMoment::of(&SystemClock);
+                let text = serde_json::to_vec(&moment).unwrap_or_default();
+                if let Err(error) = fs::write(&path, text) {
                     warn!(%error, "the data directory {dir} cannot be written");
                 }
             }

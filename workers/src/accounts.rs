@@ -24,6 +24,7 @@ mod refused_jobs;
 mod token_correction;
 
 // The state of an account, for operators and for the process after this one.
+mod clock_change;
 mod persist;
 mod saved;
 mod snapshot;

@@ -8,6 +8,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
+mod saved;
+
+pub use saved::SavedMoment;
+
 /// A source of time.
 pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
     /// Returns the current wall-clock time.
@@ -16,6 +20,9 @@ pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
     /// Returns the time since a fixed moment in the past. It counts the time during which the process was stopped or the
     /// machine was suspended. Setting the wall clock does not change it.
     fn since_boot(&self) -> Duration;
+
+    /// Returns the name of the run of the machine that [`Clock::since_boot`] belongs to; `None` if it is unknown.
+    fn boot(&self) -> Option<String>;
 }
 
 /// The machine's clock.
@@ -38,6 +45,11 @@ impl Clock for SystemClock {
         #[cfg(not(target_os = "linux"))]
         let clock = ClockId::Monotonic;
         Duration::try_from(clock_gettime(clock)).unwrap_or_default()
+    }
+
+    fn boot(&self) -> Option<String> {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(id.trim().to_owned())
     }
 }
 

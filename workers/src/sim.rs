@@ -53,4 +53,8 @@ impl Clock for VirtualClock {
     fn since_boot(&self) -> Duration {
         self.origin.elapsed()
     }
+
+    fn boot(&self) -> Option<String> {
+        Some("simulated".to_owned())
+    }
 }

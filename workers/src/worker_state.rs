@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::accounts::{Account, AccountState, CircuitBreakers, ClockPair, TeamLimits, Wake};
 use crate::addressing::SubjectRules;
 use crate::backpressure::StoreBackpressure;
-use crate::clock::Clock;
+use crate::clock::{Clock, SavedMoment};
 use crate::config::{Config, TeamConfig, saved_name_of_team};
 use crate::controls::WorkerControls;
 use crate::counters::Counters;
@@ -102,6 +102,7 @@ impl<Q, U> WorkerState<Q, U> {
             instant: Instant::now(),
             wall: clock.now(),
         };
+        let clocks = SavedMoment::of(clock.as_ref());
         // Before anything is resumed: an account makes its meters then.
         if config.kept {
             accounts.iter().for_each(|account| account.keep());
@@ -109,11 +110,13 @@ impl<Q, U> WorkerState<Q, U> {
         }
         let saved = &config.saved_states;
         for account in &accounts {
-            resume_account(account, &pools, saved.get(account.name()), moment);
+            let saved = saved.get(account.name());
+            resume_account(account, &pools, saved, &clocks, moment);
         }
         for (team, limits) in &team_limits {
             if let Some(saved) = saved.get(&saved_name_of_team(team)) {
-                limits.resume(saved, moment);
+                let saved = saved.clone().on_clock(&clocks, limits.limits());
+                limits.resume(&saved, moment);
             }
         }
         Self {
@@ -202,11 +205,13 @@ fn resume_account(
     account: &Account,
     pools: &Pools,
     saved: Option<&AccountState>,
+    now: &SavedMoment,
     moment: ClockPair,
 ) {
-    let Some(mut saved) = saved.cloned() else {
+    let Some(saved) = saved.cloned() else {
         return;
     };
+    let mut saved = saved.on_clock(now, &account.config().limits);
     saved.models.retain(|model, _| {
         account.config().shares_limits(model)
             || pools.are_made_on_demand()

@@ -35,6 +35,8 @@ mod headers;
 mod persisted;
 mod write_ahead;
 
+pub(super) use self::day::end_of_day;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::accounts::AccountKey;
 use crate::accounts::limit::Limit;
+use crate::clock::SavedMoment;
 
 /// The spent parts of limits over more than a minute, by limit. Each part has the time at which it returns, and its
 /// amount.
@@ -25,6 +26,9 @@ pub struct AccountState {
     pub models: BTreeMap<String, ModelState>,
     /// The spent parts of a team's limits. Of an account, those of each model that is not in `models`.
     pub spent: SpentLimits,
+    /// The moment at which it was written down; `None` before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved_at: Option<SavedMoment>,
 }
 
 impl AccountState {
@@ -49,6 +53,7 @@ impl AccountState {
                 .iter()
                 .filter_map(|limit| limit.wholly_spent(now))
                 .collect(),
+            saved_at: None,
         }
     }
 }

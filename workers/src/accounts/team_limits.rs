@@ -57,6 +57,11 @@ impl TeamLimits {
         })
     }
 
+    /// Returns the configuration from which they were built.
+    pub(crate) fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
     pub(super) fn inner(&self) -> MutexGuard<'_, TeamMeters> {
         self.inner.lock()
     }

@@ -35,7 +35,7 @@ fn account_after(limits: Vec<Limit>, keys: usize, spent_at: Option<Instant>) -> 
     account_on(limits, keys, spent_at, Arc::new(SystemClock))
 }
 
-fn account_on(
+pub(super) fn account_on(
     limits: Vec<Limit>,
     keys: usize,
     spent_at: Option<Instant>,
@@ -57,7 +57,7 @@ fn account_on(
     Account::new(config, Arc::default(), Arc::default(), spent_at, clock)
 }
 
-const ONE: CallCost = CallCost {
+pub(super) const ONE: CallCost = CallCost {
     requests: 1,
     input_tokens: 10,
     output_tokens: 10,
@@ -593,6 +593,10 @@ async fn a_calendar_day_returns_whole_at_midnight_of_its_zone() {
 
         fn since_boot(&self) -> Duration {
             self.0.elapsed()
+        }
+
+        fn boot(&self) -> Option<String> {
+            None
         }
     }
     // In the evening, in Los Angeles.

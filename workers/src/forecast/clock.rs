@@ -39,4 +39,8 @@ impl Clock for ForecastClock {
     fn since_boot(&self) -> Duration {
         Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
     }
+
+    fn boot(&self) -> Option<String> {
+        None
+    }
 }

@@ -33,8 +33,17 @@ impl Days {
             instant: now,
             wall: self.clock.now(),
         };
-        moment.instant(midnight_after(moment.wall(at + SLACK), &self.zone)) + SLACK
+        moment.instant(end_of_day(moment.wall(at), &self.zone))
     }
+}
+
+/// Returns the time at which what was spent at `at` returns.
+pub(in crate::accounts) fn end_of_day(at: Timestamp, zone: &TimeZone) -> Timestamp {
+    let end = at
+        .checked_add(SLACK)
+        .map(|at| midnight_after(at, zone))
+        .and_then(|midnight| midnight.checked_add(SLACK));
+    end.unwrap_or(Timestamp::MAX)
 }
 
 /// Returns the first midnight after `at`, or the last timestamp where the calendar ends.
