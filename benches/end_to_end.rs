@@ -48,9 +48,9 @@ fn main() -> anyhow::Result<()> {
         let mut pairs = Vec::new();
         for run in 1..=runs {
             let bare = bare(jobs, &upstream).await?;
-            let forebay = forebay(jobs, &upstream).await?;
+            let (forebay, stops) = forebay(jobs, &upstream).await?;
             println!(
-                "run {run}: forebay {forebay:.0} jobs/s, bare loop {bare:.0} jobs/s, ratio {:.2}",
+                "run {run}: forebay {forebay:.0} jobs/s, bare loop {bare:.0} jobs/s, ratio {:.2}, calls stopped {stops} times",
                 forebay / bare
             );
             pairs.push((forebay, bare));
@@ -151,8 +151,9 @@ fn config(dir: &std::path::Path, upstream: &str) -> anyhow::Result<Config> {
     Ok(Config::parse(&text)?)
 }
 
-/// Jobs a second of Forebay, from its being ready with a backlog to the last ack.
-async fn forebay(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
+/// Jobs a second of Forebay, from its being ready with a backlog to the last ack, and how often it stopped calls because
+/// completions were not acknowledged.
+async fn forebay(jobs: usize, upstream: &str) -> anyhow::Result<(f64, u64)> {
     let dir = tempfile::tempdir()?;
     let config = config(dir.path(), upstream)?;
     // A first start makes the streams; the backlog is published on a pool that nobody serves yet.
@@ -194,8 +195,9 @@ async fn forebay(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
         completions == jobs as u64,
         "{completions} completions of {jobs} jobs"
     );
+    let stops = app.worker().snapshot().publishing_stops;
     app.stop(Duration::from_secs(5)).await;
-    Ok(jobs as f64 / took.as_secs_f64())
+    Ok((jobs as f64 / took.as_secs_f64(), stops))
 }
 
 async fn drained(context: &Context, stream: &str) -> anyhow::Result<()> {

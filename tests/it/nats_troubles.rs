@@ -1,4 +1,4 @@
-//! A NATS server that has no storage left, and one that is aproxy.
+//! A NATS server that has no storage left, and one that is away, cut off or silent.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::support::{
 const JOBS: usize = 300;
 /// Calls at once.
 const AT_ONCE: usize = 2;
-/// Completions that cannot be published and stop all calls.
+/// Calls into an outage beyond those in flight when it began.
 const MANY: u64 = 64;
 /// Longer than the ack wait of 30 s.
 const AWAY: Duration = Duration::from_secs(35);
@@ -34,7 +34,11 @@ async fn forebay(address: &str, streams: &str) -> (Forebay, Provider) {
 
 async fn forebay_with(address: &str, streams: &str, provider: &Provider) -> Forebay {
     let limits = format!("{{ concurrent = {AT_ONCE} }}");
-    Forebay::limited(provider, &limits)
+    limited(address, streams, provider, &limits).await
+}
+
+async fn limited(address: &str, streams: &str, provider: &Provider, limits: &str) -> Forebay {
+    Forebay::limited(provider, limits)
         .nats(address)
         .config(streams)
         .start()
@@ -101,12 +105,14 @@ async fn a_nats_server_without_storage_refuses_publishers_stops_calls_and_loses_
     let store = dir.path().join("store");
     let jetstream = format!("jetstream {{ store_dir: {store:?}, max_file_store: 80MB }}\n");
     let (_server, address) = nats_server(dir.path(), &jetstream, &[]).await;
-    let (forebay, provider) = forebay(&address, SMALLEST_STREAMS).await;
+    let provider = slow_provider(Duration::from_millis(50)).await;
+    let forebay = forebay_with(&address, SMALLEST_STREAMS, &provider).await;
     for job in 0..JOBS {
         forebay
             .publish("ai.jobs.chat", &chat(&job.to_string(), "hello"))
             .await;
     }
+    wait_for_calls(&provider, 1).await;
     fill(&forebay).await;
     let refused = async {
         let job = json!({ "body": {} }).to_string().into();
@@ -120,8 +126,8 @@ async fn a_nats_server_without_storage_refuses_publishers_stops_calls_and_loses_
     let refused = refused.await.expect_err("refused").to_string();
     assert!(refused.contains("insufficient resources"), "{refused}");
     // A server that stores nothing does not renew the lease either.
-    until("the end of calls", async || {
-        forebay.worker().snapshot().in_flight >= MANY || !forebay.worker().may_call()
+    until("calls stop", async || {
+        forebay.worker().snapshot().publishing_stops > 0 || !forebay.worker().may_call()
     })
     .await;
     let calls = provider.calls().len();
@@ -178,34 +184,61 @@ async fn a_nats_server_away_for_longer_than_the_ack_wait_costs_no_job_and_no_cal
     forebay.stop().await;
 }
 
-/// A proxy in front of a server, whose connections can be cut.
+/// A provider that takes this long for each answer.
+async fn slow_provider(latency: Duration) -> Provider {
+    let accounts = vec!["name=one,key=sk-one".parse().expect("an account")];
+    let config = forebay_simulator::Config {
+        accounts,
+        latency: (latency, latency),
+        faults: FaultPlan::default(),
+        seed: 7,
+        record: None,
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    Provider::start(config, listener).expect("it starts")
+}
+
+/// What a proxy does with the traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Traffic {
+    Flows,
+    /// Connections are cut, and new ones are closed at once.
+    Cut,
+    /// Nothing passes, on new connections neither. Nobody is told.
+    Held,
+}
+
+/// A proxy in front of a server, whose traffic can be stopped.
 struct CuttableProxy {
     address: String,
-    is_cut: watch::Sender<bool>,
+    traffic: watch::Sender<Traffic>,
 }
 
 impl CuttableProxy {
     async fn to(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
-        let (is_cut, cut) = watch::channel(false);
+        let (traffic, stops) = watch::channel(Traffic::Flows);
         tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let (server, mut cut) = (server.clone(), cut.clone());
-                tokio::spawn(async move {
-                    if *cut.borrow() {
-                        return;
-                    }
-                    let mut server = TcpStream::connect(server).await.expect("connected");
-                    tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                        _ = cut.wait_for(|cut| *cut) => {}
-                    }
-                });
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(proxied(client, server.clone(), stops.clone()));
             }
         });
-        Self { address, is_cut }
+        Self { address, traffic }
     }
+}
+
+/// Passes the traffic of a connection until it is cut, or was held.
+async fn proxied(mut client: TcpStream, server: String, mut traffic: watch::Receiver<Traffic>) {
+    if *traffic.borrow() == Traffic::Flows {
+        let mut server = TcpStream::connect(server).await.expect("connected");
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+            _ = traffic.wait_for(|traffic| *traffic != Traffic::Flows) => {}
+        }
+    }
+    // The end of the test ends the wait too.
+    let _ = traffic.wait_for(|traffic| *traffic != Traffic::Held).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,17 +247,7 @@ async fn a_connection_cut_for_longer_than_the_ack_wait_makes_no_call_twice() {
     let (_server, address) = start(dir.path(), "-1").await;
     let proxy = CuttableProxy::to(address).await;
     // Calls are under way from before the cut until after what is not kept is delivered again.
-    let latency = (AWAY + Duration::from_secs(5), AWAY + Duration::from_secs(5));
-    let accounts = vec!["name=one,key=sk-one".parse().expect("an account")];
-    let config = forebay_simulator::Config {
-        accounts,
-        latency,
-        faults: FaultPlan::default(),
-        seed: 7,
-        record: None,
-    };
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let provider = Provider::start(config, listener).expect("it starts");
+    let provider = slow_provider(AWAY + Duration::from_secs(5)).await;
     let forebay = forebay_with(&proxy.address, "", &provider).await;
     for job in 0..AT_ONCE {
         forebay
@@ -232,11 +255,47 @@ async fn a_connection_cut_for_longer_than_the_ack_wait_makes_no_call_twice() {
             .await;
     }
     wait_for_calls(&provider, AT_ONCE).await;
-    proxy.is_cut.send_replace(true);
+    proxy.traffic.send_replace(Traffic::Cut);
     // This time is what is tested.
     tokio::time::sleep(AWAY).await;
-    proxy.is_cut.send_replace(false);
+    proxy.traffic.send_replace(Traffic::Flows);
     wait_for_successes(&forebay, AT_ONCE).await;
     forebay.drained().await;
     assert_eq!(provider.calls().len(), AT_ONCE, "no call was made twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn few_calls_are_made_while_the_connection_is_cut_or_silent() {
+    const CALLS_AT_ONCE: usize = 20;
+    for outage in [Traffic::Cut, Traffic::Held] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (_server, address) = start(dir.path(), "-1").await;
+        let proxy = CuttableProxy::to(address).await;
+        let provider = slow_provider(Duration::from_millis(250)).await;
+        let limits = format!("{{ concurrent = {CALLS_AT_ONCE} }}");
+        let forebay = limited(&proxy.address, "", &provider, &limits).await;
+        for job in 0..JOBS {
+            forebay
+                .publish("ai.jobs.chat", &chat(&job.to_string(), "hello"))
+                .await;
+        }
+        wait_for_calls(&provider, JOBS / 10).await;
+        assert_eq!(forebay.worker().snapshot().publishing_stops, 0, "before");
+        proxy.traffic.send_replace(outage);
+        let before = provider.calls().len();
+        until("calls stop", async || {
+            forebay.worker().snapshot().publishing_stops > 0
+        })
+        .await;
+        // Calls that go on would be seen in this time: some forty are made in it otherwise.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let during = provider.calls().len() - before;
+        assert!(
+            during <= MANY as usize + CALLS_AT_ONCE,
+            "{outage:?}: {during} calls"
+        );
+        proxy.traffic.send_replace(Traffic::Flows);
+        wait_for_successes(&forebay, JOBS).await;
+        assert_eq!(provider.calls().len(), JOBS, "each once");
+    }
 }

@@ -36,7 +36,7 @@ pub(crate) type Answer = (u16, Option<(&'static str, &'static str)>, String);
 type Script = dyn Fn(&str, &Value) -> Answer + Send + Sync;
 
 #[derive(Clone)]
-struct Scripted {
+pub(crate) struct Scripted {
     script: Arc<Script>,
     /// The accounts that were called, in their order.
     called: Arc<Mutex<Vec<String>>>,
@@ -88,7 +88,7 @@ pub(crate) struct Tiers {
 pub(crate) struct ScriptedRun {
     pub(crate) queue: SimQueue,
     upstream: Scripted,
-    _worker: Worker<SimQueue, Scripted>,
+    pub(crate) worker: Worker<SimQueue, Scripted>,
     _dir: tempfile::TempDir,
 }
 
@@ -217,7 +217,7 @@ impl ScriptedRun {
         ScriptedRun {
             queue,
             upstream,
-            _worker: worker.expect("it starts"),
+            worker: worker.expect("it starts"),
             _dir: dir,
         }
     }

@@ -11,18 +11,19 @@ pub(crate) struct Counters {
     ended: [AtomicU64; 4],
     pub(crate) prefetched: AtomicU64,
     in_flight: Arc<AtomicU64>,
+    unpublished: Arc<AtomicU64>,
 }
 
-/// A number of jobs that count as in flight until this is dropped, however their task ends.
+/// A number of jobs that are counted until this is dropped, however their task ends.
 #[derive(Debug)]
 pub(crate) struct InFlightCount {
-    in_flight: Arc<AtomicU64>,
+    count: Arc<AtomicU64>,
     jobs: u64,
 }
 
 impl Drop for InFlightCount {
     fn drop(&mut self) {
-        self.in_flight.fetch_sub(self.jobs, Ordering::Relaxed);
+        self.count.fetch_sub(self.jobs, Ordering::Relaxed);
     }
 }
 
@@ -33,12 +34,17 @@ impl Counters {
 
     /// Counts `jobs` more jobs as in flight.
     pub(crate) fn in_flight(&self, jobs: usize) -> InFlightCount {
-        let jobs = jobs as u64;
-        self.in_flight.fetch_add(jobs, Ordering::Relaxed);
-        InFlightCount {
-            in_flight: Arc::clone(&self.in_flight),
-            jobs,
-        }
+        count(&self.in_flight, jobs as u64)
+    }
+
+    /// Counts one more job whose call begins and whose completion is not published yet.
+    pub(crate) fn called(&self) -> InFlightCount {
+        count(&self.unpublished, 1)
+    }
+
+    /// Returns the number of jobs that are called and whose completion is not published yet.
+    pub(crate) fn unpublished(&self) -> u64 {
+        self.unpublished.load(Ordering::Relaxed)
     }
 
     /// Returns the number of jobs in flight.
@@ -48,5 +54,13 @@ impl Counters {
 
     pub(crate) fn ended(&self, status: Status) -> u64 {
         self.ended[status as usize].load(Ordering::Relaxed)
+    }
+}
+
+fn count(total: &Arc<AtomicU64>, jobs: u64) -> InFlightCount {
+    total.fetch_add(jobs, Ordering::Relaxed);
+    InFlightCount {
+        count: Arc::clone(total),
+        jobs,
     }
 }

@@ -265,6 +265,9 @@ pub struct Error(pub String);
 
 /// A queue that delivers jobs and takes their completions.
 pub trait Queue: Send + Sync + 'static {
+    /// Returns true if the server is connected, as far as is known.
+    fn is_connected(&self) -> bool;
+
     /// Returns a channel of the readings that hold jobs now, and of those that get jobs later. A reading that is
     /// open in `readings` is not sent again.
     fn find(

@@ -68,6 +68,8 @@ pub struct WorkerSnapshot {
     pub in_flight: u64,
     /// Jobs that ended since the start, by status.
     pub ended: Vec<(Status, u64)>,
+    /// How often calls were stopped since the start because NATS did not acknowledge completions.
+    pub publishing_stops: u64,
 }
 
 impl<Q: Queue, U: Upstream> Worker<Q, U> {
@@ -143,6 +145,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
                 .into_iter()
                 .map(|status| (status, state.counters.ended(status)))
                 .collect(),
+            publishing_stops: state.backpressure.stops(),
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::accounts::{Account, AccountState, CircuitBreakers, ClockPair, TeamLimits, Wake};
 use crate::addressing::SubjectRules;
-use crate::backpressure::StoreBackpressure;
+use crate::backpressure::{PublishingState, StoreBackpressure};
 use crate::clock::{Clock, SavedMoment};
 use crate::config::{Config, TeamConfig, saved_name_of_team};
 use crate::controls::WorkerControls;
@@ -25,7 +25,7 @@ use crate::job::merge_size::MergeSizes;
 use crate::job::unacked::UnackedDeliveries;
 use crate::outcome::policy::RetryPolicy;
 use crate::pools::{PoolTarget, Pools};
-use crate::queue::ActiveReadings;
+use crate::queue::{ActiveReadings, Queue};
 use crate::store::journal::Journal;
 use crate::store::results::ResultStore;
 
@@ -196,6 +196,18 @@ impl<Q, U> WorkerState<Q, U> {
         )]
         let jobs = (rate * 0.25).ceil() as usize;
         jobs.clamp(1, MAX_PREFETCH)
+    }
+}
+
+impl<Q: Queue, U> WorkerState<Q, U> {
+    /// Returns true if calls may be made now: no other worker may have taken over, and their answers can be kept.
+    pub(crate) fn may_call(&self, now: Instant) -> bool {
+        let publishing = PublishingState {
+            now,
+            is_connected: self.queue.is_connected(),
+            unpublished: self.counters.unpublished(),
+        };
+        self.fence.is_open() && !self.backpressure.is_on(publishing)
     }
 }
 

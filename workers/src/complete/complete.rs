@@ -63,7 +63,7 @@ pub(crate) async fn finish<Q: Queue, U: Upstream>(
     cache_answer(state, &admitted, &record.completion).await;
     forget(state, &admitted);
     release_identity_if_rejected(state, &mut admitted, &record).await;
-    let Some(record) = publish(state, &admitted, record).await else {
+    let Some(record) = publish(state, &mut admitted, record).await else {
         return conflict(state, admitted).await;
     };
     debug_assert_eq!(record.completion.identity(), admitted.identity);
@@ -151,7 +151,7 @@ pub(crate) async fn republish<Q: Queue, U: Upstream>(
     forget(state, &admitted);
     release_identity_if_rejected(state, &mut admitted, &record).await;
     // The process may have ended between the store and the publish.
-    let Some(record) = publish(state, &admitted, record).await else {
+    let Some(record) = publish(state, &mut admitted, record).await else {
         return conflict(state, admitted).await;
     };
     forget_attempts(state, &admitted).await;

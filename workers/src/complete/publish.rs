@@ -7,6 +7,7 @@ use tracing::warn;
 
 use crate::complete::persist::persist;
 use crate::job::admitted_job::AdmittedJob;
+use crate::large::size_of;
 use crate::queue::{CompletionPublication, ExistingCompletion, PublishOutcome, Queue};
 use crate::store::results::ResultRecord;
 use crate::until_done::{FIRST_PAUSE, LONGEST_PAUSE};
@@ -17,13 +18,14 @@ use crate::worker_state::WorkerState;
 /// Returns the record that holds; `None` if it answers another request, so that the identity is not this job's.
 pub(crate) async fn publish<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
-    admitted: &AdmittedJob,
+    admitted: &mut AdmittedJob,
     record: ResultRecord,
 ) -> Option<ResultRecord> {
     let mut record = record;
     let mut replaces = 0;
     let mut pause = FIRST_PAUSE;
-    let mut reduced_rate = None;
+    let mut publishing = state.backpressure.publishing(size_of(&record.completion));
+    let mut is_reported = false;
     loop {
         let publication = CompletionPublication {
             completion: &record.completion,
@@ -33,7 +35,11 @@ pub(crate) async fn publish<Q: Queue, U: Upstream>(
             replaces,
         };
         let problem = match state.queue.complete(publication).await {
-            Ok(PublishOutcome::First) => return Some(record),
+            Ok(PublishOutcome::First) => {
+                admitted.unpublished = None;
+                publishing.acknowledged(state.counters.unpublished());
+                return Some(record);
+            }
             Ok(PublishOutcome::Gone) => {
                 replaces = 0;
                 continue;
@@ -49,6 +55,8 @@ pub(crate) async fn publish<Q: Queue, U: Upstream>(
                         continue;
                     }
                     CompletionJudgement::Keep(existing) => {
+                        admitted.unpublished = None;
+                        publishing.acknowledged(state.counters.unpublished());
                         // A newer answer may be stored by now where this one is not final.
                         if existing.completion.is_final() {
                             persist(state, admitted, &existing).await;
@@ -59,9 +67,9 @@ pub(crate) async fn publish<Q: Queue, U: Upstream>(
             }
             Err(problem) => problem,
         };
-        if reduced_rate.is_none() {
+        publishing.refused();
+        if !std::mem::replace(&mut is_reported, true) {
             warn!(identity = %admitted.identity, %problem, "a completion cannot be published yet");
-            reduced_rate = Some(state.backpressure.cannot_publish());
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

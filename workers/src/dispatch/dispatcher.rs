@@ -313,6 +313,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         for admitted in call.jobs_mut() {
             // The next jobs of its queue are read while it is called.
             admitted.held.slot = None;
+            admitted.unpublished = Some(self.state.counters.called());
         }
         let state = Arc::clone(&self.state);
         let in_flight = state.counters.in_flight(call.jobs().len());

@@ -31,6 +31,7 @@ use crate::accounts::{Denied, Permit};
 use crate::dispatch::fair_queue::Offer;
 use crate::job::admitted_job::AdmittedJob;
 use crate::job::candidates::{CandidateRank, CandidateState};
+use crate::queue::Queue;
 use crate::worker_state::WorkerState;
 
 /// The most that a job counts in its team's and lane's turn, in tokens: a wrong estimate must not cost them more turns than
@@ -142,14 +143,13 @@ impl TargetSelector {
     }
 
     /// Decides about the job that is next in turn: whether it starts now, and where.
-    pub(crate) fn offer<Q, U>(
+    pub(crate) fn offer<Q: Queue, U>(
         &mut self,
         state: &WorkerState<Q, U>,
         admitted: &AdmittedJob,
     ) -> Offer {
-        // The end of either wakes the dispatcher.
-        let may_call = state.fence.is_open() && !state.backpressure.is_on();
-        if self.open_targets == 0 || !may_call {
+        // What lets calls go on wakes the dispatcher.
+        if self.open_targets == 0 || !state.may_call(self.now) {
             return Offer::Stop;
         }
         // The dispatcher's deadline check ends a late job. It must not be called before that.

@@ -147,6 +147,7 @@ async fn retry<Q: Queue, U>(
     mut admitted: AdmittedJob,
     call: RetriedCall,
 ) {
+    admitted.unpublished = None;
     let identity = &admitted.identity;
     let journal = &state.journal.attempts;
     match (call, admitted.attempts.last()) {

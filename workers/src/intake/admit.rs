@@ -111,6 +111,7 @@ async fn take_in<Q: Queue, U: Upstream>(
         attempts: message.attempts,
         counted: message.counted,
         answer_permit: None,
+        unpublished: None,
         coalesce: None,
         merge: None,
         last_error: None,

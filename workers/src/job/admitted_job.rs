@@ -17,6 +17,7 @@ use tracing::Span;
 use crate::accounts::CallOrigin;
 use crate::clock::millis_between;
 use crate::controls::WorkerControls;
+use crate::counters::InFlightCount;
 use crate::job::candidates::CandidateSet;
 use crate::job::delivery::HeldDelivery;
 use crate::job::in_flight::Registration;
@@ -63,6 +64,8 @@ pub(crate) struct AdmittedJob {
     pub(crate) waiting_since: Timestamp,
     /// The permit for the memory of its large answer; held until the job ends.
     pub(crate) answer_permit: Option<Arc<OwnedSemaphorePermit>>,
+    /// Counts it from its call until its completion is published, or it waits for its next call.
+    pub(crate) unpublished: Option<InFlightCount>,
     /// Set if another job's answer may serve it.
     pub(crate) coalesce: Option<CoalesceRequest>,
     /// Set if it may share a call with others.

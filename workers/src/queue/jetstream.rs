@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::connection::State;
 use async_nats::jetstream::consumer::{self, AckPolicy, pull};
 use async_nats::jetstream::context::{ConsumerInfoErrorKind, PublishError};
 use async_nats::jetstream::publish::PublishAck;
@@ -328,6 +329,10 @@ fn one_line(text: &str) -> String {
 }
 
 impl Queue for JetStreamQueue {
+    fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
     async fn find(
         &self,
         readings: Arc<ActiveReadings>,

@@ -17,6 +17,23 @@ use crate::queue::{
     QueueReading,
 };
 
+/// What the server does with completions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Publishing {
+    /// It takes each.
+    #[default]
+    Taken,
+    /// It refuses each at once, as without storage.
+    Refused,
+    /// It is silent until this changes.
+    Silent,
+    /// The connection is lost until this changes.
+    Disconnected,
+}
+
+/// Time after which a publish to a silent server fails.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A queue in memory; clones share it.
 #[derive(Debug, Clone)]
 pub struct SimQueue {
@@ -30,6 +47,7 @@ struct SimShared {
     /// Notified when a delivery begins to wait.
     waiting: Notify,
     ended: watch::Sender<usize>,
+    publishing: watch::Sender<Publishing>,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +89,7 @@ impl SimQueue {
             state: Mutex::default(),
             waiting: Notify::new(),
             ended: watch::Sender::new(0),
+            publishing: watch::Sender::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -80,6 +99,25 @@ impl SimQueue {
 
     fn state(&self) -> MutexGuard<'_, SimQueueState> {
         self.shared.state.lock()
+    }
+
+    /// Sets what happens to completions from now on.
+    pub fn set_publishing(&self, publishing: Publishing) {
+        self.shared.publishing.send_replace(publishing);
+    }
+
+    /// Waits until the server takes a completion.
+    ///
+    /// # Errors
+    /// Fails if it refuses it, or is silent for too long.
+    async fn publishable(&self) -> Result<(), Error> {
+        let mut publishing = self.shared.publishing.subscribe();
+        if *publishing.borrow() == Publishing::Refused {
+            return Err(Error("insufficient resources".to_owned()));
+        }
+        let taken = publishing.wait_for(|publishing| *publishing == Publishing::Taken);
+        let in_time = tokio::time::timeout(PUBLISH_TIMEOUT, taken).await;
+        in_time.map_or_else(|_| Err(Error("timed out".to_owned())), |_| Ok(()))
     }
 
     /// Publishes a job.
@@ -167,6 +205,10 @@ impl SimQueue {
 }
 
 impl Queue for SimQueue {
+    fn is_connected(&self) -> bool {
+        *self.shared.publishing.borrow() != Publishing::Disconnected
+    }
+
     async fn find(
         &self,
         readings: Arc<ActiveReadings>,
@@ -259,6 +301,7 @@ impl Queue for SimQueue {
         &self,
         publication: CompletionPublication<'_>,
     ) -> Result<PublishOutcome, Error> {
+        self.publishable().await?;
         let mut state = self.state();
         let identity = publication.completion.identity();
         if let Some((_, existing)) = state.completions.get(&identity)
