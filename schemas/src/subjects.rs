@@ -281,6 +281,15 @@ impl Names {
         format!("{}+{}+{}", flow.pool, flow.team, flow.lane)
     }
 
+    /// Returns one of the names that a flow's durable consumer can have, by its number from 1. The first is
+    /// [`Names::consumer`]; the others are for a server that cannot create that one.
+    pub fn consumer_numbered(&self, flow: &Flow, number: u32) -> String {
+        match number {
+            1 => self.consumer(flow),
+            number => format!("{}+{number}", self.consumer(flow)),
+        }
+    }
+
     /// Returns the filters for jobs that wait for their scheduled time, and for due jobs.
     pub fn scheduled_subjects(&self) -> Vec<String> {
         vec![
@@ -474,6 +483,12 @@ mod tests {
         let names = Names::default();
         let one = names.consumer(&flow("gpt-4o", "mini-x", Lane::Normal));
         assert_ne!(one, names.consumer(&flow("gpt-4o-mini", "x", Lane::Normal)));
+        assert_eq!(
+            one,
+            names.consumer_numbered(&flow("gpt-4o", "mini-x", Lane::Normal), 1)
+        );
+        let second = names.consumer_numbered(&flow("gpt-4o", "mini-x", Lane::Normal), 2);
+        assert!(second != one && is_name(&second.replace('+', "")));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod controls;
 mod costs;
 mod crashes;
 mod crashes_together;
+mod damaged_consumers;
 mod dead;
 mod dialects;
 mod disk;

@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use forebay_schemas::Status;
 use forebay_simulator::Provider;
-use forebay_simulator::fault::FaultPlan;
 use futures::StreamExt;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::support::{
-    Forebay, SMALLEST_STREAMS, chat, eventually_within, nats_server, provider, soon, until,
-    wait_for_calls,
+    Forebay, SMALLEST_STREAMS, chat, eventually_within, nats_server, provider, slow_provider, soon,
+    until, wait_for_calls,
 };
 
 const JOBS: usize = 300;
@@ -182,20 +181,6 @@ async fn a_nats_server_away_for_longer_than_the_ack_wait_costs_no_job_and_no_cal
     assert_eq!(provider.calls().len(), JOBS, "no call was made twice");
     // While its server is there.
     forebay.stop().await;
-}
-
-/// A provider that takes this long for each answer.
-async fn slow_provider(latency: Duration) -> Provider {
-    let accounts = vec!["name=one,key=sk-one".parse().expect("an account")];
-    let config = forebay_simulator::Config {
-        accounts,
-        latency: (latency, latency),
-        faults: FaultPlan::default(),
-        seed: 7,
-        record: None,
-    };
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    Provider::start(config, listener).expect("it starts")
 }
 
 /// What a proxy does with the traffic.

@@ -37,6 +37,20 @@ pub(crate) fn install_crypto() {
 
 /// A simulated provider.
 pub(crate) async fn provider(accounts: &[&str], faults: &str) -> Provider {
+    let latency = (Duration::from_millis(5), Duration::from_millis(20));
+    provider_within(accounts, faults, latency).await
+}
+
+/// A provider with one account that takes this long for each answer.
+pub(crate) async fn slow_provider(latency: Duration) -> Provider {
+    provider_within(&["name=one,key=sk-one"], "", (latency, latency)).await
+}
+
+async fn provider_within(
+    accounts: &[&str],
+    faults: &str,
+    latency: (Duration, Duration),
+) -> Provider {
     measure_this_test();
     let accounts = accounts
         .iter()
@@ -47,7 +61,6 @@ pub(crate) async fn provider(accounts: &[&str], faults: &str) -> Provider {
     } else {
         faults.parse().expect("faults")
     };
-    let latency = (Duration::from_millis(5), Duration::from_millis(20));
     let config = forebay_simulator::Config {
         accounts,
         latency,

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod completions;
+mod consumers;
 mod dead;
 mod discovery;
 mod format_1;
@@ -16,13 +17,12 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::connection::State;
-use async_nats::jetstream::consumer::{self, AckPolicy, pull};
-use async_nats::jetstream::context::{ConsumerInfoErrorKind, PublishError};
+use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, Context};
 use async_nats::subject::ToSubject;
 use bytes::Bytes;
-use forebay_schemas::format::{FORMAT_1_REVISION_HEADER, FORMAT_1_UNTIL};
+use forebay_schemas::format::FORMAT_1_REVISION_HEADER;
 use forebay_schemas::header::{OBJECT_HEADER, REPLY_TO_HEADER, REVISION_HEADER};
 use forebay_schemas::{Completion, Format, Identity, Names};
 use jiff::Timestamp;
@@ -32,6 +32,8 @@ use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use crate::attempt_record::AttemptRecord;
 use crate::controls::CancelledJobs;
 use crate::tags::TagKey;
+
+use consumers::RenamedConsumers;
 
 pub use format_1::take_over_schedules;
 pub use objects::{Objects, object_of};
@@ -80,6 +82,7 @@ pub struct JetStreamQueue {
     schedule_tags: Arc<RwLock<Option<TagKey>>>,
     /// Limits the consumers that are created or deleted at once. Of thousands, each would wait for all the others.
     consumer_slots: Arc<Semaphore>,
+    renamed: RenamedConsumers,
     requests: Objects,
     answers: Objects,
 }
@@ -99,6 +102,7 @@ impl JetStreamQueue {
             format_1_until: Arc::default(),
             schedule_tags: Arc::default(),
             consumer_slots: Arc::new(Semaphore::new(CONSUMER_SLOTS)),
+            renamed: Arc::default(),
         }
     }
 
@@ -113,60 +117,6 @@ impl JetStreamQueue {
             .get_stream_no_info(name)
             .await
             .map_err(unavailable)
-    }
-
-    /// Creates the durable consumer of `reading`, if it does not exist.
-    async fn consumer(&self, reading: &QueueReading) -> Result<(), Error> {
-        let filters = match reading.due {
-            false => self.names.job_filters(&reading.flow),
-            true => vec![self.names.due(&reading.flow)],
-        };
-        let config = pull::Config {
-            durable_name: Some(self.names.consumer(&reading.flow)),
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: ACK_WAIT,
-            max_ack_pending: MAX_ACK_PENDING,
-            filter_subjects: filters,
-            ..pull::Config::default()
-        };
-        let _slot = self.consumer_slot().await?;
-        let stream = self.context.get_stream(self.stream_of(reading));
-        let stream = stream.await.map_err(unavailable)?;
-        let info = stream.cached_info();
-        let created = info.created.unix_timestamp();
-        self.created_of(reading.due)
-            .store(created, Ordering::Relaxed);
-        let metadata = &info.config.metadata;
-        if reading.due {
-            *self.schedule_tags.write() = TagKey::of_metadata(metadata);
-        } else {
-            let until = metadata.get(FORMAT_1_UNTIL);
-            let until = until.and_then(|until| until.parse().ok());
-            self.format_1_until
-                .store(until.unwrap_or_default(), Ordering::Relaxed);
-        }
-        stream.create_consumer(config).await.map_err(unavailable)?;
-        Ok(())
-    }
-
-    /// Deletes the consumer of `reading`, if `may_delete` allows it. Returns true if the consumer does not exist any
-    /// more.
-    async fn delete_consumer(
-        &self,
-        reading: &QueueReading,
-        may_delete: impl Fn(&consumer::Info) -> bool,
-    ) -> Result<bool, Error> {
-        let _slot = self.consumer_slot().await?;
-        let stream = self.stream(self.stream_of(reading)).await?;
-        let name = self.names.consumer(&reading.flow);
-        match stream.consumer_info(&name).await {
-            Ok(info) if !may_delete(&info) => return Ok(false),
-            Ok(_) => {}
-            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => return Ok(true),
-            Err(error) => return Err(unavailable(error)),
-        }
-        stream.delete_consumer(&name).await.map_err(unavailable)?;
-        Ok(true)
     }
 
     /// Returns the creation time of the stream of the postponed jobs if `due` is true, else of that of the other jobs.

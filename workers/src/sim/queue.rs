@@ -17,7 +17,7 @@ use crate::queue::{
     QueueReading,
 };
 
-/// What the server does with completions.
+/// The way in which the server treats completions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Publishing {
     /// It takes each.

@@ -145,11 +145,10 @@ impl DeliveryFeed {
 
     async fn pull(&mut self) {
         let batch = self.credit.open - self.requested;
-        let names = &self.queue.names;
         let subject = format!(
             "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
             self.queue.stream_of(&self.reading),
-            names.consumer(&self.reading.flow)
+            self.queue.consumer_name(&self.reading)
         );
         let request = format!(
             r#"{{"batch":{batch},"expires":{},"idle_heartbeat":{}}}"#,
