@@ -2,14 +2,13 @@
 //! object.
 
 use std::collections::HashSet;
-use std::io;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::object_store::{
-    DeleteErrorKind, GetErrorKind, InfoErrorKind, ObjectInfo, ObjectMetadata, ObjectStore,
+    DeleteErrorKind, InfoErrorKind, ObjectInfo, ObjectMetadata, ObjectStore,
 };
 use async_nats::jetstream::stream::{
     DirectGetErrorKind, DiscardPolicy, LastRawMessageErrorKind, Stream,
@@ -21,7 +20,7 @@ use forebay_schemas::header::{COPY_HEADERS, OBJECT_HEADER};
 use forebay_schemas::{Completion, Names};
 use futures::TryStreamExt;
 use jiff::Timestamp;
-use tokio::io::AsyncReadExt;
+use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use super::{text_of, unavailable};
@@ -31,7 +30,7 @@ use crate::queue::Error;
 const CHUNK_SIZE: usize = 128 * 1024;
 /// Bytes that are reserved beside an object's own: for its description, and for objects that are put at the same time.
 const RESERVED_BYTES: usize = 64 * 1024;
-/// Longest wait for an object's next bytes.
+/// Longest wait for an object's next chunk.
 const MAX_CHUNK_WAIT: Duration = Duration::from_secs(15);
 /// Messages in the place of an object's description that are deleted at once.
 const MAX_FOREIGN_AT_ONCE: usize = 64;
@@ -39,6 +38,8 @@ const MAX_FOREIGN_AT_ONCE: usize = 64;
 const ROLLUP_HEADER: &str = "Nats-Rollup";
 /// Limit of attempts to fetch an object whose chunks do not come.
 const FETCH_ATTEMPTS: usize = 2;
+/// Pause after each of them.
+const FETCH_PAUSE: Duration = Duration::from_secs(1);
 
 /// A NATS object store.
 #[derive(Debug, Clone)]
@@ -129,20 +130,48 @@ impl Objects {
     pub async fn get(&self, name: &str) -> Result<Option<Bytes>, Error> {
         self.delete_foreign(name).await?;
         let store = self.store().await?;
-        // Chunks that do not come in time may be slow once, or be gone.
+        // Chunks that do not come may be late once, or be gone.
         for _ in 0..FETCH_ATTEMPTS {
             let Some(info) = described(&store, name).await? else {
                 return Ok(None);
             };
-            if let FetchedObject::All(bytes) = fetch(&store, &info).await? {
+            if let FetchedObject::All(bytes) = self.fetch(&info).await? {
                 return Ok(bytes);
             }
+            tokio::time::sleep(FETCH_PAUSE).await;
         }
         warn!(
             name,
             "an object's chunks do not come, so it counts as damaged"
         );
         Ok(None)
+    }
+
+    /// Fetches the chunks of an object one by one. A subscription would be sent them all at once, and a server ends the
+    /// connection of a client that lets too many bytes wait.
+    async fn fetch(&self, info: &ObjectInfo) -> Result<FetchedObject, Error> {
+        let stream = self.messages().await?;
+        let subject = format!("$O.{}.C.{}", self.bucket, info.nuid);
+        let (mut bytes, mut digest) = (Vec::with_capacity(info.size), Sha256::new());
+        let mut next = 1;
+        while bytes.len() < info.size {
+            let chunk = stream.direct_get_next_for_subject(subject.as_str(), Some(next));
+            let chunk = match tokio::time::timeout(MAX_CHUNK_WAIT, chunk).await {
+                Ok(Ok(chunk)) => chunk,
+                // A replica that answers may not have it yet.
+                Ok(Err(error)) if error.kind() == DirectGetErrorKind::NotFound => {
+                    return Ok(FetchedObject::Stalled);
+                }
+                Ok(Err(error)) => return Err(unavailable(error)),
+                Err(_) => return Ok(FetchedObject::Stalled),
+            };
+            next = chunk.sequence + 1;
+            digest.update(&chunk.payload);
+            bytes.extend_from_slice(&chunk.payload);
+        }
+        let digest = format!("SHA-256={}", URL_SAFE.encode(digest.finalize()));
+        let is_whole = bytes.len() == info.size && info.digest.as_ref() == Some(&digest);
+        Ok(FetchedObject::All(is_whole.then(|| bytes.into())))
     }
 
     /// Deletes the chunks of objects that were never completed, if their last chunk came before `before`. A publisher
@@ -308,35 +337,8 @@ async fn delete_foreign(stream: &Stream<()>, subject: &str) -> Result<(), Error>
 enum FetchedObject {
     /// The whole object; `None` if it is gone or damaged.
     All(Option<Bytes>),
-    /// The next bytes did not come in time.
+    /// The next chunk did not come in time.
     Stalled,
-}
-
-async fn fetch(store: &ObjectStore, info: &ObjectInfo) -> Result<FetchedObject, Error> {
-    let mut object = match store.get(&info.name).await {
-        Ok(object) => object,
-        Err(error) if error.kind() == GetErrorKind::NotFound => {
-            return Ok(FetchedObject::All(None));
-        }
-        Err(error) => return Err(unavailable(error)),
-    };
-    let mut bytes = Vec::with_capacity(info.size);
-    loop {
-        match tokio::time::timeout(MAX_CHUNK_WAIT, object.read_buf(&mut bytes)).await {
-            Ok(Ok(0)) => {
-                let is_whole = bytes.len() == info.size;
-                return Ok(FetchedObject::All(is_whole.then(|| bytes.into())));
-            }
-            // The object is longer than its description states.
-            Ok(Ok(_)) if bytes.len() > info.size => return Ok(FetchedObject::All(None)),
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                return Ok(FetchedObject::All(None));
-            }
-            Ok(Err(error)) => return Err(unavailable(error)),
-            Err(_) => return Ok(FetchedObject::Stalled),
-        }
-    }
 }
 
 /// Returns the description of an object; `None` if there is none. A link counts as none, because it would return the
