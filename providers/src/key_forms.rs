@@ -31,6 +31,12 @@ const SHORTEST_KEY: usize = 20;
 const PIECE: usize = 8;
 /// The fewest letters and digits of a piece: a shorter one is a word.
 const SHORTEST_PIECE: usize = 6;
+/// Number of the first letters of a piece by which most places of a text are left out.
+const START_LETTERS: usize = 4;
+/// Number of the hashes of such letters, a power of two.
+const STARTS: usize = 1 << 16;
+/// An odd number whose product mixes the bits of a hash.
+const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Characters of the base64 text that any eight bytes determine.
 const BASE64_PIECE: usize = 9;
 /// The longest escape, in bytes.
@@ -57,8 +63,12 @@ const PREFIXES: [&str; 14] = [
 #[derive(Debug)]
 pub(crate) struct KeyForms {
     hasher: RandomState,
+    /// Differs from process to process, as the hasher does.
+    seed: u64,
     /// Hashes of the pieces, by their length in letters and digits.
     pieces: HashMap<usize, HashSet<u64>>,
+    /// True at the hash of the first letters of each piece. Most places of a text are left out by it.
+    starts: Vec<bool>,
 }
 
 /// A letter or digit of a text, in lower case, and the bytes of the text that stand for it.
@@ -75,9 +85,12 @@ impl KeyForms {
         }
         let prefix = PREFIXES.iter().find(|prefix| key.starts_with(*prefix));
         let part = &key.as_bytes()[prefix.map_or(0, |prefix| prefix.len())..];
+        let hasher = RandomState::new();
         let mut forms = Self {
-            hasher: RandomState::new(),
+            seed: hasher.hash_one(PIECE),
+            hasher,
             pieces: HashMap::new(),
+            starts: vec![false; STARTS],
         };
         let reversed: Vec<_> = part.iter().rev().copied().collect();
         let pieces = part.windows(PIECE).chain(reversed.windows(PIECE));
@@ -102,9 +115,20 @@ impl KeyForms {
 
     fn add(&mut self, letters: &[u8]) {
         if letters.len() >= SHORTEST_PIECE {
+            let start = self.start_of(letters);
+            self.starts[start] = true;
             let hash = self.hasher.hash_one(letters);
             self.pieces.entry(letters.len()).or_default().insert(hash);
         }
+    }
+
+    /// The place of the first letters of a piece, or of a place in a text, in `starts`.
+    fn start_of(&self, letters: &[u8]) -> usize {
+        let first = letters.iter().take(START_LETTERS);
+        let number = first.fold(self.seed, |number, letter| {
+            number.rotate_left(5).wrapping_mul(MULTIPLIER) ^ u64::from(*letter)
+        });
+        usize::try_from(number.wrapping_mul(MULTIPLIER) >> 48).unwrap_or_default()
     }
 
     /// Returns the ranges of bytes of a text that repeat a part of the key, in order.
@@ -112,8 +136,13 @@ impl KeyForms {
         let plain = plain_letters(text.as_bytes());
         let letters: Vec<_> = plain.iter().map(|plain| plain.letter).collect();
         let mut found = BTreeSet::new();
-        for (length, hashes) in &self.pieces {
-            for (at, piece) in letters.windows(*length).enumerate() {
+        let starts = letters.windows(SHORTEST_PIECE).enumerate();
+        let starts = starts.filter(|(_, first)| self.starts[self.start_of(first)]);
+        for (at, _) in starts {
+            for (length, hashes) in &self.pieces {
+                let Some(piece) = letters.get(at..at + length) else {
+                    continue;
+                };
                 if hashes.contains(&self.hasher.hash_one(piece)) {
                     found.insert((plain[at].bytes.start, plain[at + length - 1].bytes.end));
                 }
@@ -195,7 +224,11 @@ mod tests {
     use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
     use proptest::prelude::*;
 
+    use serde_json::json;
+    use serde_json::value::to_raw_value;
+
     use super::*;
+    use crate::redact::redact_answer;
     use crate::secret::Secret;
 
     /// A way to write a part of a key.
@@ -252,8 +285,13 @@ mod tests {
                 let text = format!("{around}: {written} :{around}");
                 let clean = secret.redact(&text);
                 prop_assert!(clean.contains("[redacted]"), "{name}: {text} became {clean}");
-                let left = KeyForms::of(secret.expose()).expect("forms").find(&clean);
-                prop_assert!(left.is_empty(), "{name}: {text} became {clean}");
+                let forms = KeyForms::of(secret.expose()).expect("forms");
+                prop_assert!(forms.find(&clean).is_empty(), "{name}: {text} became {clean}");
+                // A provider may put it into any string of a good answer as well.
+                let answer = json!({ "model": text, "choices": [{ "message": { "content": around, "name": text } }], text: 1 });
+                let answer = to_raw_value(&answer).expect("JSON");
+                let clean = redact_answer(&secret, &answer).expect("it repeats the key");
+                prop_assert!(forms.find(clean.get()).is_empty(), "{name}: {answer} became {clean}");
             }
         }
 

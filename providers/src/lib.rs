@@ -85,6 +85,6 @@ pub use file::{FILE, FileReference, file_of};
 pub use kind::WorkKind;
 pub use listing::models;
 pub use message::{Reply, Request};
-pub use redact::Redaction;
+pub use redact::{Redaction, redact_answer};
 pub use secret::Secret;
 pub use unsupported::{Unsupported, UnsupportedKind};

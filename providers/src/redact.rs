@@ -27,6 +27,8 @@ const BEGINNING: usize = 24;
 const MOST_ALIKE: usize = 8;
 /// The most bytes of a text that an error repeats.
 const LONGEST_TEXT: usize = 4_096;
+/// The largest good answer, in bytes, in which the credential is searched. Larger ones are images, sounds and vectors.
+const LONGEST_ANSWER: usize = 1 << 20;
 /// The fields of an error that are removed. They hold the request or another provider's error as
 /// they came, or the id of a user.
 const FIELDS: [&str; 3] = ["flagged_input", "raw", "user_id"];
@@ -100,6 +102,34 @@ impl<'a> Redaction<'a> {
         }
         clean.push_str(&text[from..]);
         clean
+    }
+}
+
+/// Redacts the credential in the body of a good answer; `None` if the answer stays as it is. Its own words are the
+/// producer's and stay.
+pub fn redact_answer(secret: &Secret, body: &RawValue) -> Option<Box<RawValue>> {
+    let text = body.get();
+    if text.len() > LONGEST_ANSWER || !secret.is_repeated_in(text) {
+        return None;
+    }
+    let mut value = serde_json::from_str(text).ok()?;
+    remove_secret(secret, &mut value);
+    serde_json::value::to_raw_value(&value).ok()
+}
+
+fn remove_secret(secret: &Secret, value: &mut Value) {
+    match value {
+        Value::String(text) => *text = secret.redact(text),
+        Value::Array(items) => items
+            .iter_mut()
+            .for_each(|item| remove_secret(secret, item)),
+        Value::Object(map) => {
+            for (name, mut value) in std::mem::take(map) {
+                remove_secret(secret, &mut value);
+                map.insert(secret.redact(&name), value);
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

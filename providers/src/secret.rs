@@ -79,6 +79,12 @@ impl Secret {
         clean + rest
     }
 
+    /// Returns true if a text repeats a part of a long credential in some form.
+    pub(crate) fn is_repeated_in(&self, text: &str) -> bool {
+        let forms = self.forms.as_ref().as_ref();
+        forms.is_some_and(|forms| !forms.find(text).is_empty())
+    }
+
     /// Redacts the forms of a long credential.
     fn without_forms(&self, text: &str) -> String {
         let Some(forms) = &*self.forms else {

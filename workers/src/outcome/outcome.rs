@@ -8,10 +8,10 @@ use rust_decimal::Decimal;
 
 use crate::large::short;
 use crate::upstream;
-use forebay_providers::Redaction;
 use forebay_providers::Secret;
 use forebay_providers::price::Prices;
 use forebay_providers::{BilledFacts, DecodedReply, ErrorScope};
+use forebay_providers::{Redaction, redact_answer};
 
 /// The longest error code that is kept, in characters. The whole answer is kept beside it.
 const MAX_CODE: usize = 200;
@@ -64,7 +64,7 @@ impl CallOutcome {
     ) -> Self {
         let class = decoded.class;
         let cost = prices.and_then(|prices| cost(&decoded, prices));
-        // A refusal that is an answer is meant for the producer, so it is not redacted.
+        // A refusal that is an answer is meant for the producer: only the credential is redacted in it.
         let redaction = decoded
             .is_error
             .then(|| Redaction::new(secret, job, class.is_some_and(Class::is_limit)));
@@ -80,10 +80,14 @@ impl CallOutcome {
             // A gateway may use what it was sent as the id.
             *id = secret.redact(id);
         }
-        if let (Some(redaction), Some(response)) = (&redaction, &mut response)
-            && let Some(body) = redaction.body(&response.body)
-        {
-            response.body = body;
+        if let Some(response) = &mut response {
+            let redacted = match &redaction {
+                Some(redaction) => redaction.body(&response.body),
+                None => redact_answer(secret, &response.body),
+            };
+            if let Some(body) = redacted {
+                response.body = body;
+            }
         }
         let default = class.map_or("succeeded", Class::as_str);
         Self {
