@@ -1,7 +1,7 @@
 //! The data on the wire: jobs, completions, and the subjects of both.
 //!
 //! Nothing here is asynchronous and nothing here does I/O. The reading order is: [`flow`] (pool, team
-//! and lane), [`header`], [`subjects`] (names and their encoding), [`job`], [`failure`] (the closed
+//! and lane), [`header`], [`subjects`] (names and their encoding), [`rights`] (who may use them), [`job`], [`failure`] (the closed
 //! list of failures), [`completion`], [`event`]. [`cache`] is a field of jobs and pools.
 //! [`format`](mod@format) has the parts of 0.1 that are still read.
 
@@ -10,6 +10,8 @@ pub mod flow;
 pub mod header;
 
 pub mod subjects;
+
+pub mod rights;
 
 pub mod job;
 

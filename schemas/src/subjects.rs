@@ -396,6 +396,31 @@ impl Names {
         format!("_INBOX_{team}")
     }
 
+    /// Returns the filter for a team's services of one kind: `read`, `write` or `manage`.
+    pub fn team_services(&self, team: &str, kind: &str) -> String {
+        format!("{}.team.{team}.{kind}.>", self.prefix)
+    }
+
+    /// Returns the filter for the services of one kind of all teams.
+    pub fn all_team_services(&self, kind: &str) -> String {
+        self.team_services("*", kind)
+    }
+
+    /// Returns the filter for every request of clients that wait for their completion.
+    pub fn all_ask(&self) -> String {
+        format!("{}.ask.>", self.prefix)
+    }
+
+    /// Returns the filter for every service of operators.
+    pub fn all_ctl(&self) -> String {
+        self.ctl(">")
+    }
+
+    /// Returns the filter for every subject under the prefix.
+    pub fn all(&self) -> String {
+        format!("{}.>", self.prefix)
+    }
+
     /// Returns the filter for the dead letters of a pool, a team, both or all.
     pub fn dead_of(&self, pool: Option<&str>, team: Option<&str>) -> String {
         let token = |name: Option<&str>| name.map_or_else(|| "*".to_owned(), pool_of_model);

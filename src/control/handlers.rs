@@ -49,6 +49,10 @@ type ControlAnswer = Result<(HeaderMap, Bytes), error::Error>;
 
 impl ControlHandlers {
     pub(crate) async fn answer(self: Arc<Self>, endpoint: &'static str, request: Request) {
+        if !self.may_answer(endpoint, &request) {
+            warn!(subject = %request.message.subject, "a request names a reply subject that is not its sender's");
+            return;
+        }
         let payload = &request.message.payload;
         let answer = match endpoint {
             "queues" => self.queues().await,
@@ -63,10 +67,6 @@ impl ControlHandlers {
             "dead-replay" => self.dead_replay(payload).await,
             "dead-drop" => self.dead_drop(payload).await,
             "results" => self.results(payload).await,
-            _ if !self.may_answer(&request) => {
-                warn!(subject = %request.message.subject, "a request names a reply subject that is not its team's");
-                return;
-            }
             _ => self.ask(&request).await,
         };
         let (headers, answer) = match answer {
@@ -271,12 +271,13 @@ impl ControlHandlers {
         }
     }
 
-    /// Returns true if the reply subject of a request on `ai.ask` is allowed for its team. NATS
+    /// Returns true if the reply subject of a request is allowed for its team, or for an operator. NATS
     /// does not check that.
-    fn may_answer(&self, request: &Request) -> bool {
+    fn may_answer(&self, endpoint: &str, request: &Request) -> bool {
         // The team is the last token, even if the pool is wrong. The answer then reports that.
         let subject = request.message.subject.as_str();
-        let team = subject.rsplit_once('.').map_or(subject, |(_, team)| team);
+        let last = subject.rsplit_once('.').map_or(subject, |(_, last)| last);
+        let team = if endpoint == "ask" { last } else { "" };
         // The server itself writes such a subject if the request comes from another NATS account.
         let is_mapped = |reply: &str| reply.starts_with("_R_.");
         let reply = request.message.reply.as_ref();

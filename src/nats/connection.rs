@@ -8,6 +8,7 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, Event, Message, RequestError};
 use bytes::Bytes;
 use forebay_schemas::Names;
+use forebay_schemas::rights::inbox_of_user;
 use forebay_workers::queue::jetstream::JetStreamQueue;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -99,7 +100,9 @@ impl Connection {
             .iter()
             .find_map(|at| Some((at.username()?, at.password()?)))
         {
-            options = options.user_and_password(user.to_owned(), password.to_owned());
+            options = options
+                .user_and_password(user.to_owned(), password.to_owned())
+                .custom_inbox_prefix(inbox_of_user(user));
         }
         let options = options
             .name("forebay")

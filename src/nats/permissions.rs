@@ -1,108 +1,67 @@
-//! The NATS permissions of one team. It may publish its own jobs, request its own answers and
-//! receive its own completions.
-//!
-//! A server checks the subject of a message, but not the reply subject that the message names. The
-//! reply is published with the rights of the component that answers.
-//!
-//! Therefore nothing is granted whose reply could do harm on a foreign subject:
-//! - no reads of the stream, whose replies are whole completions;
-//! - no acks, whose replies are empty, like requests to delete;
-//! - no consumers, for which the server publishes to any subject that they name.
+//! Rights as a nats-server's configuration takes them: users, and a NATS account of a team's own.
 
-use forebay_schemas::{Lane, Names};
+use forebay_schemas::Names;
+use forebay_schemas::rights::{Rights, Role, Team, inbox_of_user};
 use serde_json::{Value, json};
 
 /// The placeholder for the NATS account of Forebay's own user.
 const FOREBAY: &str = "FOREBAY";
+/// The inboxes of a NATS account that belongs to one team.
+const ALL_INBOXES: &str = "_INBOX.>";
 
-/// The permissions of a team.
+/// A user of the server, with the environment variable of its password.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TeamGrants {
-    /// Subjects on which it may publish.
-    pub publish: Vec<String>,
-    /// Subjects to which it may subscribe.
-    pub subscribe: Vec<String>,
+pub struct ServerUser {
+    name: String,
+    password_variable: String,
+    /// The prefix of its inboxes.
+    inbox: String,
+    rights: Rights,
 }
 
-impl TeamGrants {
-    /// Returns the permissions of `team`, which may use `lanes`, under `names`.
-    pub fn of(team: &str, lanes: &[Lane], names: &Names) -> Self {
-        let mut publish = jobs_of(team, lanes, names);
-        publish.push(names.ask_of_team(team));
+impl ServerUser {
+    /// Returns the user of a team in one of the team's roles. Members have the name of the team. The names of others end with
+    /// their role, after a dot, which no team's name contains.
+    pub fn of_team(team: Team<'_>, role: Role, names: &Names) -> Self {
+        let name = team.name;
+        let suffix = match role {
+            Role::TeamReader => Some("reader"),
+            Role::TeamOwner => Some("owner"),
+            _ => None,
+        };
+        let escaped = name.replace('_', "__").replace('-', "_h");
+        let dotted = suffix.map(|suffix| format!(".{suffix}"));
+        // No escaped name contains a single underscore before these letters.
+        let underscored = suffix.map(|suffix| format!("_{suffix}"));
         Self {
-            publish,
-            subscribe: vec![
-                names.completions_of(team, None),
-                format!("{}.>", names.inbox(team)),
-            ],
+            name: format!("{name}{}", dotted.unwrap_or_default()),
+            password_variable: format!(
+                "TEAM_{escaped}{}_PASSWORD",
+                underscored.unwrap_or_default()
+            ),
+            inbox: names.inbox(name),
+            rights: Rights::in_team(role, team, names),
         }
     }
 
-    /// Formats the permissions as a NATS account of the team's own in a nats-server's
-    /// configuration. The text has the exports of Forebay's account and the imports of the team's
-    /// account.
-    ///
-    /// The server then separates the subjects of both accounts. Replies reach only the account of
-    /// the request.
-    pub fn to_account(&self, team: &str) -> String {
-        let lines = |kind: &str, subjects: &[String], line: &dyn Fn(&str, &str) -> String| {
-            subjects
-                .iter()
-                .map(|subject| line(kind, subject))
-                .collect::<Vec<_>>()
-                .join("\n")
-        };
-        let export =
-            |kind: &str, subject: &str| format!("{{ {kind}: {subject:?}, accounts: [{team:?}] }}");
-        let import = |kind: &str, subject: &str| {
-            format!("    {{ {kind}: {{ account: {FOREBAY}, subject: {subject:?} }} }}")
-        };
-        format!(
-            r#"# Team {team}, in a NATS account of its own. {FOREBAY} stands for the NATS account that Forebay's user is in.
-# Goes into `accounts {{ {FOREBAY}: {{ exports: [ … ] }} }}`:
-{service_exports}
-{stream_exports}
-# Goes into `accounts {{ … }}`:
-{team}: {{
-  users: [{{ user: {team:?}, password: ${variable} }}]
-  imports: [
-{service_imports}
-{stream_imports}
-  ]
-}}"#,
-            service_exports = lines("service", &self.publish, &export),
-            stream_exports = lines("stream", &self.subscribe, &export),
-            service_imports = lines("service", &self.publish, &import),
-            stream_imports = lines("stream", &self.subscribe, &import),
-            variable = password_of(team),
-        )
+    /// Returns a user that belongs to no team.
+    pub fn of_system(name: &str, role: Role, names: &Names) -> Self {
+        Self {
+            name: name.to_owned(),
+            password_variable: format!("{}_PASSWORD", name.to_uppercase()),
+            inbox: inbox_of_user(name),
+            rights: Rights::of(role, names),
+        }
     }
 
-    /// Returns the same exports and imports as JSON.
-    pub fn in_json(&self, team: &str) -> Value {
-        let entries = |kind: &str, subjects: &[String], entry: &dyn Fn(&str, &str) -> Value| {
-            subjects
-                .iter()
-                .map(|subject| entry(kind, subject))
-                .collect::<Vec<_>>()
-        };
-        let services_and_streams = |entry: &dyn Fn(&str, &str) -> Value| {
-            [
-                entries("service", &self.publish, entry),
-                entries("stream", &self.subscribe, entry),
-            ]
-            .concat()
-        };
-        json!({
-            "exports": services_and_streams(&|kind, subject| json!({ kind: subject, "accounts": [team] })),
-            "account": team,
-            "imports": services_and_streams(&|kind, subject| json!({ kind: { "account": FOREBAY, "subject": subject } })),
-        })
+    /// Returns the same user in a NATS account of its team's own, in which all inboxes are the team's.
+    fn in_own_account(mut self) -> Self {
+        self.rights.subscribe.push(ALL_INBOXES.to_owned());
+        self
     }
 
-    /// Formats the permissions as a user in a nats-server's configuration. The password is read
-    /// from the environment.
-    pub fn to_user(&self, team: &str, names: &Names) -> String {
+    /// Formats the user for a nats-server's configuration.
+    pub fn to_text(&self) -> String {
         let list = |subjects: &[String]| {
             let quoted: Vec<_> = subjects
                 .iter()
@@ -110,12 +69,9 @@ impl TeamGrants {
                 .collect();
             quoted.join("\n")
         };
-        let variable = password_of(team);
         format!(
-            r#"# Team {team}: goes into `authorization {{ users: [ … ] }}` of the nats-server. Its clients set
-# their inbox prefix to {inbox}.
-{{
-  user: {team:?}
+            r#"{{
+  user: {user:?}
   password: ${variable}
   permissions: {{
     publish: {{
@@ -130,54 +86,102 @@ impl TeamGrants {
     }}
   }}
 }}"#,
-            inbox = names.inbox(team),
-            publish = list(&self.publish),
-            subscribe = list(&self.subscribe),
+            user = self.name,
+            variable = self.password_variable,
+            publish = list(&self.rights.publish),
+            subscribe = list(&self.rights.subscribe),
         )
     }
-}
 
-/// Returns the subjects of a team's jobs on `lanes`. A subject without a lane is of the normal one.
-fn jobs_of(team: &str, lanes: &[Lane], names: &Names) -> Vec<String> {
-    let jobs = names.job_of_team(team);
-    if Lane::ALL.iter().all(|lane| lanes.contains(lane)) {
-        return vec![jobs.clone(), format!("{jobs}.*")];
+    /// Formats the user of Forebay's NATS account, with a line that says where it goes.
+    pub fn to_shared_text(&self) -> String {
+        format!(
+            "# User {name}: goes into `authorization {{ users: [ … ] }}` of the nats-server, or into `users` of the NATS account\n\
+             # that Forebay's user is in. Its clients set their inbox prefix to {inbox}.\n{user}",
+            name = self.name,
+            inbox = self.inbox,
+            user = self.to_text(),
+        )
     }
-    let mut subjects = Vec::new();
-    if lanes.contains(&Lane::Normal) {
-        subjects.push(jobs.clone());
+
+    /// Returns the user as JSON.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "user": self.name,
+            "permissions": {
+                "publish": { "allow": self.rights.publish },
+                "subscribe": { "allow": self.rights.subscribe },
+            },
+        })
     }
-    subjects.extend(lanes.iter().map(|lane| format!("{jobs}.{lane}")));
-    subjects
 }
 
-/// Returns the environment variable of a team's password. It differs for each team.
-fn password_of(team: &str) -> String {
-    format!(
-        "TEAM_{}_PASSWORD",
-        team.replace('_', "__").replace('-', "_h")
-    )
+/// A NATS account of a team's own. The server separates its subjects from those of Forebay's account. What crosses is what an
+/// owner of the team may do, whatever the roles of its users. Replies reach only the account of the request.
+#[derive(Debug, Clone)]
+pub struct TeamAccount {
+    team: String,
+    crossing: Rights,
+    user: ServerUser,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl TeamAccount {
+    /// Returns the NATS account of a team, with a user of this role.
+    pub fn new(team: Team<'_>, role: Role, names: &Names) -> Self {
+        Self {
+            team: team.name.to_owned(),
+            crossing: Rights::in_team(Role::TeamOwner, team, names),
+            user: ServerUser::of_team(team, role, names).in_own_account(),
+        }
+    }
 
-    #[test]
-    fn a_team_may_publish_on_its_lanes_alone() {
-        let names = Names::default();
-        let publish = |lanes: &[Lane]| TeamGrants::of("acme", lanes, &names).publish;
-        assert_eq!(
-            publish(&Lane::ALL),
-            ["ai.jobs.*.acme", "ai.jobs.*.acme.*", "ai.ask.*.acme"]
-        );
-        assert_eq!(
-            publish(&[Lane::Bulk]),
-            ["ai.jobs.*.acme.bulk", "ai.ask.*.acme"]
-        );
-        assert_eq!(
-            publish(&[Lane::Normal]),
-            ["ai.jobs.*.acme", "ai.jobs.*.acme.normal", "ai.ask.*.acme"]
-        );
+    /// Calls `entry` with the kind and the subject of each import and export.
+    fn crossing<T>(&self, entry: impl Fn(&str, &str) -> T) -> Vec<T> {
+        let services = self.crossing.publish.iter();
+        let streams = self.crossing.subscribe.iter();
+        services
+            .map(|subject| entry("service", subject))
+            .chain(streams.map(|subject| entry("stream", subject)))
+            .collect()
+    }
+
+    /// Formats the account for a nats-server's configuration. The text has the exports of Forebay's account and the team's
+    /// account with its imports.
+    pub fn to_text(&self) -> String {
+        let team = &self.team;
+        let exports = self
+            .crossing(|kind, subject| format!("{{ {kind}: {subject:?}, accounts: [{team:?}] }}"));
+        let imports = self.crossing(|kind, subject| {
+            format!("    {{ {kind}: {{ account: {FOREBAY}, subject: {subject:?} }} }}")
+        });
+        let user = self.user.to_text().replace('\n', "\n    ");
+        format!(
+            r#"# Team {team}, in a NATS account of its own. {FOREBAY} stands for the NATS account that Forebay's user is in.
+# The account is the same for each --role; only the user differs. `users` takes several.
+# Goes into `accounts {{ {FOREBAY}: {{ exports: [ … ] }} }}`:
+{exports}
+# Goes into `accounts {{ … }}`:
+{team}: {{
+  users: [
+    {user}
+  ]
+  imports: [
+{imports}
+  ]
+}}"#,
+            exports = exports.join("\n"),
+            imports = imports.join("\n"),
+        )
+    }
+
+    /// Returns the exports, the account and its user as JSON.
+    pub fn to_json(&self) -> Value {
+        let team = &self.team;
+        json!({
+            "exports": self.crossing(|kind, subject| json!({ kind: subject, "accounts": [team] })),
+            "account": team,
+            "users": [self.user.to_json()],
+            "imports": self.crossing(|kind, subject| json!({ kind: { "account": FOREBAY, "subject": subject } })),
+        })
     }
 }

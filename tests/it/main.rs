@@ -38,6 +38,7 @@ mod process;
 mod program;
 mod publish;
 mod replies;
+mod roles;
 mod run_command;
 mod saved_state;
 mod services;

@@ -100,7 +100,9 @@ async fn server_with_accounts(dir: &Path, teams: &[&str]) -> (Child, String) {
             .split_once("# Goes into `accounts { … }`:")
             .expect("two parts");
         exports.push_str(export);
-        accounts.push_str(account);
+        // One user more, whose permissions limit nothing: the account alone must keep it from others.
+        let any = format!("users: [\n    {{ user: any-{team}, password: of-any-{team} }}\n");
+        accounts.push_str(&account.replace("users: [\n", &any));
     }
     let config = format!(
         "jetstream {{ store_dir: {store:?} }}\naccounts {{\nFOREBAY: {{ jetstream: enabled\n\
@@ -452,7 +454,9 @@ async fn a_foreign_reply_subject_makes_nobody_publish_harmful_messages() {
 #[tokio::test(flavor = "multi_thread")]
 async fn separate_nats_accounts_leak_nothing_not_even_server_replies() {
     let site = site_with_accounts().await;
-    let (forebay, acme, provider) = (&site.forebay, &site.acme, &site.provider);
+    let (forebay, provider) = (&site.forebay, &site.provider);
+    let port = forebay.connection.client.server_info().port;
+    let acme = &Team::connect(&format!("127.0.0.1:{port}"), "any-acme").await;
     for subject in FOREIGN {
         let job = chat("intruder", "hello").to_string();
         match acme.client.request(subject, job.into()).await {
