@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use async_nats::HeaderMap;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use forebay_schemas::Completion;
 use forebay_schemas::header::FINGERPRINT_HEADER;
 use forebay_workers::queue;
+use forebay_workers::queue::jetstream::CompletionTags;
 use futures::StreamExt;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
@@ -36,10 +38,11 @@ pub(crate) struct BatchCompletions {
     connection: Connection,
     filter: String,
     messages: Ordered,
+    tags: CompletionTags,
     /// True if the stream must be read again.
     is_lost: bool,
     /// The last message, while its completion is opened.
-    opening: Option<AbortOnDropHandle<anyhow::Result<FoundCompletion>>>,
+    opening: Option<AbortOnDropHandle<anyhow::Result<Option<FoundCompletion>>>>,
     /// Number of completions in the stream when it was opened.
     pub(crate) stored: u64,
     /// The creation times of the streams of jobs and of completions.
@@ -56,11 +59,12 @@ impl BatchCompletions {
             .names
             .completions_of(&batch.team, Some(&batch.name));
         let created = created(connection).await?;
-        let (messages, stored) = subscribe(connection, &filter).await?;
+        let (messages, tags, stored) = subscribe(connection, &filter).await?;
         Ok(Self {
             connection: connection.clone(),
             filter,
             messages,
+            tags,
             is_lost: false,
             opening: None,
             stored,
@@ -76,10 +80,11 @@ impl BatchCompletions {
         loop {
             if self.is_lost {
                 tokio::time::sleep(REREAD_PAUSE).await;
-                let Ok((messages, _)) = subscribe(&self.connection, &self.filter).await else {
+                let Ok((messages, tags, _)) = subscribe(&self.connection, &self.filter).await
+                else {
                     continue;
                 };
-                (self.messages, self.is_lost) = (messages, false);
+                (self.messages, self.tags, self.is_lost) = (messages, tags, false);
             }
             match self.open_next().await {
                 Ok(Some(found)) => return found,
@@ -107,10 +112,10 @@ impl BatchCompletions {
                     .ok_or("it ended")?
                     .map_err(|error| error.to_string())?;
                 // Fetching the object that the message names may take long.
-                let connection = self.connection.clone();
+                let (connection, tags) = (self.connection.clone(), self.tags.clone());
                 self.opening
                     .insert(AbortOnDropHandle::new(tokio::spawn(async move {
-                        let found = opened_message(&connection, &message).await;
+                        let found = opened_message(&connection, &tags, &message).await;
                         found.map_err(|error| {
                             error.context(format!("the message on {}", message.subject))
                         })
@@ -120,7 +125,7 @@ impl BatchCompletions {
         let opened = opening.await;
         self.opening = None;
         match opened.map_err(|error| error.to_string())? {
-            Ok(found) => Ok(Some(found)),
+            Ok(found) => Ok(found),
             Err(error) if error.is::<queue::Error>() => Err(format!("{error:#}")),
             Err(error) => {
                 warn!("a completion cannot be read: {error:#}");
@@ -141,10 +146,11 @@ impl BatchCompletions {
         if created == self.created {
             return false;
         }
-        let Ok((messages, _)) = subscribe(&self.connection, &self.filter).await else {
+        let Ok((messages, tags, _)) = subscribe(&self.connection, &self.filter).await else {
             return false;
         };
-        (self.messages, self.created, self.is_lost) = (messages, created, false);
+        (self.messages, self.tags) = (messages, tags);
+        (self.created, self.is_lost) = (created, false);
         self.opening = None;
         true
     }
@@ -164,15 +170,16 @@ async fn created(connection: &Connection) -> anyhow::Result<[i64; 2]> {
     Ok(created)
 }
 
-/// Returns the completions on `filter`, and their number in the stream.
-async fn subscribe(connection: &Connection, filter: &str) -> anyhow::Result<(Ordered, u64)> {
+/// Returns the completions on `filter`, what distinguishes them from other messages, and their number in the stream.
+async fn subscribe(
+    connection: &Connection,
+    filter: &str,
+) -> anyhow::Result<(Ordered, CompletionTags, u64)> {
     let unreadable = "the stream of completions cannot be read";
     let name = connection.names.completions_stream();
-    let stream = connection
-        .context
-        .get_stream_no_info(name)
-        .await
-        .context(unreadable)?;
+    let stream = connection.context.get_stream(name).await;
+    let stream = stream.context(unreadable)?;
+    let tags = CompletionTags::of_metadata(&stream.cached_info().config.metadata);
     let config = OrderedConfig {
         filter_subject: filter.to_owned(),
         // If a line was called again, the last answer counts.
@@ -181,20 +188,43 @@ async fn subscribe(connection: &Connection, filter: &str) -> anyhow::Result<(Ord
     };
     let consumer = stream.create_consumer(config).await.context(unreadable)?;
     let stored = consumer.cached_info().num_pending;
-    Ok((consumer.messages().await.context(unreadable)?, stored))
+    let messages = consumer.messages().await.context(unreadable)?;
+    Ok((messages, tags, stored))
 }
 
+/// Returns the completion of a message. If Forebay did not write the message, returns the completion that it hides; `None` if
+/// there is none.
 async fn opened_message(
     connection: &Connection,
+    tags: &CompletionTags,
     message: &Message,
-) -> anyhow::Result<FoundCompletion> {
+) -> anyhow::Result<Option<FoundCompletion>> {
     let info = message.info().map_err(|error| anyhow::anyhow!(error))?;
-    let headers = message.headers.as_ref();
+    let (pending, sequence) = (info.pending, info.stream_sequence);
+    let (subject, headers) = (message.subject.as_str(), message.headers.as_ref());
+    if tags.is_own(subject, headers, &message.payload, sequence) {
+        let completion = connection.open_message(message).await?;
+        return Ok(Some(found(completion, headers, (sequence, pending))));
+    }
+    let Some(hidden) = connection.queue().own_completion(subject).await? else {
+        return Ok(None);
+    };
+    let headers = Some(&hidden.headers);
+    let completion = connection.open_completion(&hidden.payload, headers);
+    let completion = completion.await?;
+    Ok(Some(found(completion, headers, (hidden.sequence, pending))))
+}
+
+fn found(
+    completion: Completion,
+    headers: Option<&HeaderMap>,
+    (sequence, pending): (u64, u64),
+) -> FoundCompletion {
     let fingerprint = headers.and_then(|headers| headers.get(FINGERPRINT_HEADER));
-    Ok(FoundCompletion {
-        completion: connection.open_message(message).await?,
+    FoundCompletion {
+        completion,
         fingerprint: fingerprint.map(|value| value.as_str().to_owned()),
-        sequence: info.stream_sequence,
-        pending: info.pending,
-    })
+        sequence,
+        pending,
+    }
 }

@@ -219,7 +219,8 @@ impl BatchRun {
             else {
                 break;
             };
-            self.last_before = found.sequence;
+            // A completion that a foreign message hid is older than the one before it.
+            self.last_before = self.last_before.max(found.sequence);
             self.take(&found)?;
             pending = found.pending;
         }

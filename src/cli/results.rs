@@ -12,7 +12,7 @@ use forebay_schemas::format::is_of_format_1;
 use forebay_schemas::header::IN_PROGRESS_HEADER;
 use forebay_schemas::{Completion, Identity};
 use forebay_workers::clock::SystemClock;
-use forebay_workers::queue::jetstream::object_of;
+use forebay_workers::queue::jetstream::{CompletionTags, object_of};
 use futures::StreamExt;
 use tracing::warn;
 
@@ -147,6 +147,7 @@ async fn why_none(
     }
     let of_any = names.completion(team, Some("*"), id);
     let elsewhere = last_of(connection, names.completions_stream(), &of_any).await;
+    // An acknowledgement that was aimed at a subject of this form is no completion.
     let elsewhere =
         elsewhere.and_then(|message| serde_json::from_slice::<Completion>(&message.payload).ok());
     let other_batch = elsewhere.map(|completion| completion.batch);
@@ -192,15 +193,17 @@ async fn tail(
     } else {
         last_sequence(&connection).await? + 1
     };
-    let mut messages = completions(&connection, &filter, next).await?;
+    let (mut messages, mut tags) = completions(&connection, &filter, next).await?;
     let mut checks = tokio::time::interval(STREAM_CHECK_INTERVAL);
     loop {
         let problem = tokio::select! {
             message = messages.next() => match message {
                 Some(Ok(message)) => {
                     let sequence = message.info().map_or(next, |info| info.stream_sequence);
+                    let (subject, headers) = (message.subject.as_str(), message.headers.as_ref());
+                    let is_own = tags.is_own(subject, headers, &message.payload, sequence);
                     // After a restart, the client may begin with the first message again.
-                    if sequence >= next {
+                    if is_own && sequence >= next {
                         next = sequence + 1;
                         let text = text_of(&connection, &message).await.map_err(|error| unreadable(&error))?;
                         if !print::line(&text) {
@@ -223,7 +226,7 @@ async fn tail(
             "the stream of completions cannot be read on, reading it again"
         );
         tokio::select! {
-            reconnected = reconnect(config, &filter, next) => (connection, messages) = reconnected,
+            reconnected = reconnect(config, &filter, next) => (connection, messages, tags) = reconnected,
             () = stop.cancelled() => return Ok(0),
         }
     }
@@ -258,14 +261,18 @@ async fn stream_problem(connection: &Connection, next: &mut u64) -> Option<&'sta
 }
 
 /// Connects again and reads from `next` on. The server may have another address.
-async fn reconnect(config: &Config, filter: &str, next: u64) -> (Connection, Ordered) {
+async fn reconnect(
+    config: &Config,
+    filter: &str,
+    next: u64,
+) -> (Connection, Ordered, CompletionTags) {
     loop {
         tokio::time::sleep(RESUBSCRIBE_PAUSE).await;
         let Ok(connection) = connect(config).await else {
             continue;
         };
-        if let Ok(messages) = completions(&connection, filter, next).await {
-            return (connection, messages);
+        if let Ok((messages, tags)) = completions(&connection, filter, next).await {
+            return (connection, messages, tags);
         }
     }
 }
@@ -284,10 +291,15 @@ fn unreadable(error: &dyn std::fmt::Display) -> Error {
     Error::Unreachable(anyhow!("the stream of completions cannot be read: {error}"))
 }
 
-async fn completions(connection: &Connection, filter: &str, next: u64) -> Result<Ordered, Error> {
+/// Returns the messages on `filter` from `next` on, and what distinguishes completions among them.
+async fn completions(
+    connection: &Connection,
+    filter: &str,
+    next: u64,
+) -> Result<(Ordered, CompletionTags), Error> {
     let stream = connection
         .context
-        .get_stream_no_info(connection.names.completions_stream())
+        .get_stream(connection.names.completions_stream())
         .await;
     let config = OrderedConfig {
         filter_subject: filter.to_owned(),
@@ -297,8 +309,10 @@ async fn completions(connection: &Connection, filter: &str, next: u64) -> Result
         ..OrderedConfig::default()
     };
     let stream = stream.map_err(|error| unreadable(&error))?;
+    let tags = CompletionTags::of_metadata(&stream.cached_info().config.metadata);
     let consumer = stream.create_consumer(config).await;
     let consumer = consumer.map_err(|error| unreadable(&error))?;
     let messages = consumer.messages().await;
-    messages.map_err(|error| unreadable(&error))
+    let messages = messages.map_err(|error| unreadable(&error))?;
+    Ok((messages, tags))
 }

@@ -3,12 +3,14 @@
 
 mod settings;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy};
 use async_nats::jetstream::{Context, ErrorCode};
 use forebay_schemas::Names;
 use forebay_schemas::format::FORMAT_1_UNTIL;
+use forebay_workers::queue::jetstream::UNTAGGED_UNTIL;
 use forebay_workers::tags::TagKey;
 use tracing::{debug, warn};
 
@@ -58,7 +60,7 @@ pub async fn establish(
     sizes: &StreamsConfig,
 ) -> Result<(), Error> {
     let mut missing = Vec::new();
-    for (wanted, size) in streams(names, sizes, &TagKey::random()) {
+    for (wanted, size) in streams(names, sizes) {
         match existing(context, &wanted.name).await? {
             Some(found) => {
                 if let Some(misfit) = misfit(&found.config, &wanted) {
@@ -83,15 +85,18 @@ pub async fn establish(
 
 /// Returns the intended settings of a stream, with those of the existing one that stay.
 fn updated(found: Info, (wanted, size): SizedStream) -> Config {
+    let has_secret = TagKey::of_metadata(&found.config.metadata).is_some();
     let mut metadata = found.config.metadata;
     for (key, value) in wanted.metadata {
+        let last = || found.state.last_sequence.to_string();
+        if key == UNTAGGED_UNTIL && !has_secret {
+            // Its messages have no tags, or those of a secret that is lost.
+            metadata.insert(key, last());
+            continue;
+        }
         // A stream of jobs without this key was created by a Forebay with format 1 only. All its
         // messages have that format.
-        let value = if key == FORMAT_1_UNTIL {
-            found.state.last_sequence.to_string()
-        } else {
-            value
-        };
+        let value = if key == FORMAT_1_UNTIL { last() } else { value };
         metadata.entry(key).or_insert(value);
     }
     // Replicas and placement belong to the operator. Without a configured size, the size at
@@ -155,12 +160,12 @@ async fn replace_former(
 }
 
 /// Creates streams again that are deleted while Forebay runs. Publishers and completions are then
-/// not refused until the next start. The stream of scheduled jobs keeps its secret.
+/// not refused until the next start. A stream whose messages carry tags keeps its secret.
 pub fn watch(context: Context, names: Names, sizes: StreamsConfig) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
-        let mut tags = None;
+        let mut secrets = HashMap::new();
         loop {
-            if let Err(error) = create_missing(&context, &names, &sizes, &mut tags).await {
+            if let Err(error) = create_missing(&context, &names, &sizes, &mut secrets).await {
                 debug!(%error, "the streams cannot be looked at");
             }
             tokio::time::sleep(STREAM_CHECK_INTERVAL).await;
@@ -168,29 +173,28 @@ pub fn watch(context: Context, names: Names, sizes: StreamsConfig) -> tokio::tas
     })
 }
 
-/// Creates the streams that do not exist. `tags` is the last known secret of the stream of scheduled jobs.
+/// Creates the streams that do not exist. `secrets` are the last known secrets, by the stream's name.
 async fn create_missing(
     context: &Context,
     names: &Names,
     sizes: &StreamsConfig,
-    tags: &mut Option<TagKey>,
+    secrets: &mut HashMap<String, TagKey>,
 ) -> Result<(), Error> {
-    let secret = tags.get_or_insert_with(TagKey::random).clone();
     let mut missing = Vec::new();
-    for (wanted, size) in streams(names, sizes, &secret) {
-        let found = existing(context, &wanted.name).await?;
-        if let Some(found) = &found
-            && let Some(stored) = TagKey::of_metadata(&found.config.metadata)
-        {
-            *tags = Some(stored);
+    for (mut wanted, size) in streams(names, sizes) {
+        let name = wanted.name.clone();
+        if let Some(found) = existing(context, &name).await? {
+            let stored = TagKey::of_metadata(&found.config.metadata);
+            secrets.extend(stored.map(|stored| (name, stored)));
+            continue;
         }
-        if found.is_none() {
-            warn!(
-                stream = wanted.name,
-                "the stream was deleted with all that it held; making it again"
-            );
-            missing.push((wanted, size));
-        }
+        warn!(
+            stream = name,
+            "the stream was deleted with all that it held; making it again"
+        );
+        let secret = secrets.get(&name).map(TagKey::metadata_entry);
+        wanted.metadata.extend(secret);
+        missing.push((wanted, size));
     }
     create(context, &missing).await
 }

@@ -21,6 +21,7 @@ mod fallback;
 mod faults;
 mod fence;
 mod flows;
+mod foreign_completions;
 mod foreign_values;
 mod hostile;
 mod identity;

@@ -8,6 +8,7 @@ use async_nats::jetstream::stream::{
 };
 use forebay_schemas::format::FORMAT_1_UNTIL;
 use forebay_schemas::{Lane, Names};
+use forebay_workers::queue::jetstream::UNTAGGED_UNTIL;
 use forebay_workers::tags::TagKey;
 
 use crate::config::{StreamSize, StreamsConfig};
@@ -24,8 +25,8 @@ const MIN_DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
 /// A stream and its maximum size. `None` means no limit.
 pub(super) type SizedStream = (Config, Option<StreamSize>);
 
-/// Returns the streams with their intended settings. `tags` is the secret of the stream of scheduled jobs.
-pub(super) fn streams(names: &Names, sizes: &StreamsConfig, tags: &TagKey) -> Vec<SizedStream> {
+/// Returns the streams with their intended settings. Each stream whose messages carry tags gets a new secret.
+pub(super) fn streams(names: &Names, sizes: &StreamsConfig) -> Vec<SizedStream> {
     let base = |name: String, subjects: Vec<String>| Config {
         name,
         subjects,
@@ -74,7 +75,7 @@ pub(super) fn streams(names: &Names, sizes: &StreamsConfig, tags: &TagKey) -> Ve
                     destination: names.all_seen_due(),
                     headers_only: true,
                 }),
-                metadata: HashMap::from([tags.metadata_entry()]),
+                metadata: HashMap::from([TagKey::random().metadata_entry()]),
                 ..base(names.scheduled_stream(), names.scheduled_subjects())
             },
             None,
@@ -84,6 +85,10 @@ pub(super) fn streams(names: &Names, sizes: &StreamsConfig, tags: &TagKey) -> Ve
             Config {
                 max_age: sizes.completions_max_age,
                 allow_direct: true,
+                metadata: HashMap::from([
+                    TagKey::random().metadata_entry(),
+                    (UNTAGGED_UNTIL.to_owned(), "0".to_owned()),
+                ]),
                 ..base(names.completions_stream(), vec![names.all_completions()])
             },
         ),

@@ -1,6 +1,7 @@
 //! The [`Queue`] on JetStream. Its streams must exist before it is built.
 
 mod attempts;
+mod completion_tags;
 mod completions;
 mod consumers;
 mod dead;
@@ -35,6 +36,7 @@ use crate::tags::TagKey;
 
 use consumers::RenamedConsumers;
 
+pub use completion_tags::{CompletionTags, UNTAGGED_UNTIL};
 pub use format_1::take_over_schedules;
 pub use objects::{Objects, object_of};
 
@@ -80,6 +82,8 @@ pub struct JetStreamQueue {
     format_1_until: Arc<AtomicU64>,
     /// The secret of the stream of postponed jobs; `None` until it is read.
     schedule_tags: Arc<RwLock<Option<TagKey>>>,
+    /// How completions are recognised; `None` until it is read.
+    completion_tags: Arc<RwLock<Option<CompletionTags>>>,
     /// Limits the consumers that are created or deleted at once. Of thousands, each would wait for all the others.
     consumer_slots: Arc<Semaphore>,
     renamed: RenamedConsumers,
@@ -101,6 +105,7 @@ impl JetStreamQueue {
             created: Arc::default(),
             format_1_until: Arc::default(),
             schedule_tags: Arc::default(),
+            completion_tags: Arc::default(),
             consumer_slots: Arc::new(Semaphore::new(CONSUMER_SLOTS)),
             renamed: Arc::default(),
         }

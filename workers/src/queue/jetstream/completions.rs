@@ -1,27 +1,31 @@
-//! Completions as messages: encoded, published unless another is there, and read back.
+//! Completions as messages: encoded, published unless another is there, and read back. What Forebay did not write on their
+//! subjects is deleted: see [`CompletionTags`].
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::DirectGetErrorKind;
+use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
 use bytes::Bytes;
 use forebay_schemas::header::{FINGERPRINT_HEADER, MESSAGE_HEADER, OBJECT_HEADER};
 use forebay_schemas::{Completion, Identity};
 use jiff::Timestamp;
 use serde_json::value::RawValue;
+use tracing::warn;
 
-use super::{JetStreamQueue, publish_stored, text_of, traced, unavailable};
+use super::{CompletionTags, JetStreamQueue, publish_stored, text_of, traced, unavailable};
 use crate::crash::{self, CrashPoint};
 use crate::large::{run_blocking_if_large, size_of};
 use crate::queue::{CompletionPublication, Error, ExistingCompletion, PublishOutcome};
 
 /// Bytes of a message that are reserved for its headers.
 const HEADER_ROOM: usize = 4 * 1024;
+/// Limit of messages above a completion that are deleted before the caller has to try again.
+const MAX_FOREIGN_AT_ONCE: usize = 1_000;
 
 impl JetStreamQueue {
     /// Returns the identity and the time of the last published completion; `None` if none was published. The identity
-    /// is `None` if the completion has left the stream or cannot be decoded.
+    /// is `None` if the completion has left the stream or cannot be decoded, or if Forebay did not write the last message.
     ///
     /// # Errors
     /// Fails if the stream cannot be read.
@@ -35,13 +39,77 @@ impl JetStreamQueue {
         }
         let published = state.last_timestamp.unix_timestamp_nanos();
         let published = Timestamp::from_nanosecond(published).map_err(unavailable)?;
-        let completion = match stream.direct_get(state.last_sequence).await {
-            Ok(message) => serde_json::from_slice::<Completion>(&message.payload).ok(),
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => None,
+        let tags = CompletionTags::of_metadata(&stream.cached_info().config.metadata);
+        let completion = match stream.get_raw_message(state.last_sequence).await {
+            Ok(message) if is_own(&tags, &message) => {
+                serde_json::from_slice::<Completion>(&message.payload).ok()
+            }
+            Ok(_) => None,
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => None,
             Err(error) => return Err(unavailable(error)),
         };
         let identity = completion.map(|completion| completion.identity());
         Ok(Some((identity, published)))
+    }
+
+    /// Returns the newest message that Forebay wrote on the subject of a completion; `None` if there is none. Deletes what
+    /// hides it. The next completion then expects the right sequence, and readers of the last message find it.
+    ///
+    /// # Errors
+    /// Fails if the stream cannot be read, or if new messages hide the completion all the time.
+    pub async fn own_completion(&self, subject: &str) -> Result<Option<StreamMessage>, Error> {
+        let stream = self.stream(self.names.completions_stream()).await?;
+        // This is the usual case, and cheap. The answer adds headers to a message, so it does not show whether that is a copy.
+        match stream.direct_get_last_for_subject(subject).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(unavailable(error)),
+        }
+        let mut tags = self.completion_tags().await?;
+        for deleted in 0..MAX_FOREIGN_AT_ONCE {
+            let last = match stream.get_last_raw_message_by_subject(subject).await {
+                Ok(last) => last,
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(unavailable(error)),
+            };
+            if !is_own(&tags, &last) && deleted == 0 {
+                // The stream may have been created again since its secret was read.
+                tags = self.read_completion_tags().await?;
+            }
+            if is_own(&tags, &last) {
+                return Ok(Some(last));
+            }
+            warn!(
+                subject,
+                "a message that Forebay did not write is in the place of a completion, and is deleted"
+            );
+            let deleted = stream.delete_message(last.sequence).await;
+            deleted.map_err(unavailable)?;
+        }
+        Err(unavailable("other messages hide a completion all the time"))
+    }
+
+    /// Returns what distinguishes completions of Forebay.
+    async fn completion_tags(&self) -> Result<CompletionTags, Error> {
+        let known = self.completion_tags.read().clone();
+        match known {
+            Some(tags) => Ok(tags),
+            None => self.read_completion_tags().await,
+        }
+    }
+
+    /// Reads the metadata of the stream. If the stream has lost its secret, the known one stays.
+    async fn read_completion_tags(&self) -> Result<CompletionTags, Error> {
+        let stream = self.context.get_stream(self.names.completions_stream());
+        let stream = stream.await.map_err(unavailable)?;
+        let tags = CompletionTags::of_metadata(&stream.cached_info().config.metadata);
+        let mut known = self.completion_tags.write();
+        match &*known {
+            Some(known) if !tags.has_key() => Ok(known.clone()),
+            _ => Ok(known.insert(tags).clone()),
+        }
     }
 
     /// Returns the size of the largest payload that the server takes beside the headers, in bytes.
@@ -95,6 +163,8 @@ pub(super) async fn publish(
     if let Some(message) = publication.message {
         headers.insert(MESSAGE_HEADER, message);
     }
+    let tags = queue.completion_tags().await?;
+    tags.tag(&subject, &mut headers, &payload);
     match publish_stored(&queue.context, subject, headers, payload).await {
         Ok(_) => Ok(PublishOutcome::First),
         Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
@@ -103,23 +173,34 @@ pub(super) async fn publish(
                 None => PublishOutcome::Gone,
             })
         }
-        Err(error) => Err(unavailable(error)),
+        Err(error) => {
+            // The stream may be created again, with another secret.
+            *queue.completion_tags.write() = None;
+            Err(unavailable(error))
+        }
     }
 }
 
-/// Returns the message on the subject of an identity's completion; `None` if there is none.
+/// Returns the newest message that Forebay wrote on the subject of an identity's completion; `None` if there is none.
 pub(super) async fn read(
     queue: &JetStreamQueue,
     identity: &Identity,
 ) -> Result<Option<ExistingCompletion>, Error> {
-    let name = queue.names.completions_stream();
-    let stream = queue.stream(name).await?;
-    let subject = subject_of(queue, identity);
-    match stream.direct_get_last_for_subject(subject).await {
-        Ok(message) => decode(queue, &message).await.map(Some),
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
-        Err(error) => Err(unavailable(error)),
+    match queue.own_completion(&subject_of(queue, identity)).await? {
+        Some(message) => decode(queue, &message).await.map(Some),
+        None => Ok(None),
     }
+}
+
+fn is_own(tags: &CompletionTags, message: &StreamMessage) -> bool {
+    let StreamMessage {
+        subject,
+        headers,
+        payload,
+        sequence,
+        ..
+    } = message;
+    tags.is_own(subject, Some(headers), payload, *sequence)
 }
 
 /// Returns the subject of an identity's completion.
