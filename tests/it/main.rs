@@ -3,6 +3,7 @@
 mod support;
 
 mod addressing;
+mod aims;
 mod cache;
 mod check;
 mod cluster;

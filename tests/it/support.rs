@@ -106,6 +106,14 @@ impl Forebay {
         (Self::calling(&provider).start().await, provider)
     }
 
+    /// One that was started in another way.
+    pub(crate) fn of(app: Box<App>, builder: ForebayBuilder) -> Self {
+        Self {
+            connection: app.connection.clone(),
+            running: Some((app, builder)),
+        }
+    }
+
     fn running(&self) -> &(Box<App>, ForebayBuilder) {
         self.running.as_ref().expect("it runs")
     }

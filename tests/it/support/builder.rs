@@ -189,10 +189,7 @@ impl ForebayBuilder {
             .await
             .expect("it starts")
         {
-            Started::Here(app) => Forebay {
-                connection: app.connection.clone(),
-                running: Some((app, self)),
-            },
+            Started::Here(app) => Forebay::of(app, self),
             Started::Elsewhere(by) => panic!("held by {by:?}"),
         }
     }
