@@ -9,3 +9,4 @@ pub mod replicas;
 pub mod streams;
 
 pub mod objects;
+mod publishers;

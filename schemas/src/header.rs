@@ -10,6 +10,8 @@ pub const DEAD_LETTER_HEADER: &str = "Forebay-Dead-Letter";
 /// The header by which a publisher requests a copy of the completion. Many NATS programs use this
 /// name.
 pub const REPLY_TO_HEADER: &str = "Nats-Reply-To";
+/// The header by which a server recognises duplicates. A server compares it over all teams, so Forebay sets none.
+pub const MESSAGE_ID_HEADER: &str = "Nats-Msg-Id";
 /// The header that identifies the request that a completion answers.
 pub const FINGERPRINT_HEADER: &str = "Forebay-Fingerprint";
 /// The header that identifies the message that a completion answers.

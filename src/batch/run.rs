@@ -138,11 +138,7 @@ async fn publish(
             let message = connection
                 .enclose(&batch.identity(&line), message, &mut headers)
                 .await?;
-            let publish =
-                connection
-                    .context
-                    .publish_with_headers(subject.clone(), headers.clone(), message);
-            publish.await?.await?;
+            connection.publish_job(&subject, &headers, message).await?;
             anyhow::Ok(())
         };
         match published.await {

@@ -47,7 +47,7 @@ pub(super) async fn check(global: &GlobalOptions, args: &Args) -> Result<u8, Err
         workers.pools.len(),
         config.teams.len(),
     );
-    let server = server(&config).await?;
+    let (server, warnings) = server(&config).await?;
     let tried = if args.offline {
         Vec::new()
     } else {
@@ -55,7 +55,7 @@ pub(super) async fn check(global: &GlobalOptions, args: &Args) -> Result<u8, Err
     };
     if global.json {
         print::json(&json!({
-            "config": file, "accounts": accounts, "keys": keys, "pools": pools, "teams": teams, "nats": server,
+            "config": file, "accounts": accounts, "keys": keys, "pools": pools, "teams": teams, "nats": server, "warnings": warnings,
             "tried": tried.iter().map(TriedKey::in_json).collect::<Vec<_>>(),
         }));
     } else {
@@ -63,6 +63,9 @@ pub(super) async fn check(global: &GlobalOptions, args: &Args) -> Result<u8, Err
             "{file}: {accounts} accounts with {keys} keys, {pools} pools, {teams} teams: no mistakes"
         ));
         print::line(&server);
+        for warning in &warnings {
+            print::line(&format!("warning: {warning}"));
+        }
         if !tried.is_empty() {
             let header = ["ACCOUNT", "KEY", "STATE", "MODELS", "LIMITS SEEN"];
             print::table(
@@ -227,11 +230,15 @@ impl TriedKey {
     }
 }
 
-/// Describes the server that would be used. It must have JetStream.
-async fn server(config: &Config) -> Result<String, Error> {
+/// Describes the server that would be used, which must have JetStream, and what publishers risk there.
+async fn server(config: &Config) -> Result<(String, Vec<String>), Error> {
     let Some(url) = &config.nats.url else {
         let server = server::find().map_err(|error| Error::Unreachable(error.into()))?;
-        return Ok(format!("the minded server is {}", server.display()));
+        // It has one user, so no team can do another harm.
+        return Ok((
+            format!("the minded server is {}", server.display()),
+            Vec::new(),
+        ));
     };
     let connection = Connection::open(url, config).await?;
     let server = connection.client.server_info();
@@ -241,5 +248,6 @@ async fn server(config: &Config) -> Result<String, Error> {
         .map_err(|error| anyhow!(error))
         .with_context(|| format!("{at} has no JetStream for this account"))
         .map_err(Error::Unreachable)?;
-    Ok(format!("{at} answers, with JetStream"))
+    let risks = connection.publisher_risks().await;
+    Ok((format!("{at} answers, with JetStream"), risks))
 }

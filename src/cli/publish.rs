@@ -144,11 +144,10 @@ impl JobPublisher {
             .connection
             .enclose(&identity, line.into(), &mut headers)
             .await?;
-        let jetstream = &self.connection.context;
-        let ack = jetstream
-            .publish_with_headers(self.subject.clone(), headers, message)
-            .await?;
-        ack.await.map_err(|error| self.publish_error(error))
+        let published = self
+            .connection
+            .publish_job(&self.subject, &headers, message);
+        published.await.map_err(|error| self.publish_error(error))
     }
 
     fn publish_error(&self, error: PublishError) -> anyhow::Error {

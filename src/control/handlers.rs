@@ -286,12 +286,7 @@ impl ControlHandlers {
 
     /// Publishes the request as a job and waits for the copy of its completion.
     async fn ask(&self, request: &Request) -> ControlAnswer {
-        let Connection {
-            client,
-            context,
-            names,
-            ..
-        } = &self.connection;
+        let Connection { client, names, .. } = &self.connection;
         let Message {
             subject,
             headers: given,
@@ -313,8 +308,8 @@ impl ControlHandlers {
         let mut headers = HeaderMap::new();
         headers.insert(REPLY_TO_HEADER, inbox);
         pass_object(given, &mut headers);
-        let publish = context.publish_with_headers(names.job(&flow), headers, payload.clone());
-        let published = publish.await.map_err(|error| failed(503, error))?;
+        let job = names.job(&flow);
+        let published = self.connection.publish_job(&job, &headers, payload.clone());
         published.await.map_err(|error| failed(503, error))?;
         match tokio::time::timeout(LONGEST_ASK, copies.next()).await {
             Ok(Some(copy)) => {

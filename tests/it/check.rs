@@ -1,9 +1,11 @@
-//! `forebay check`: keys at their providers.
+//! `forebay check`: keys at their providers, and what publishers risk.
 
+use forebay::control::messages::OrdersReply;
+use forebay_workers::PauseTarget;
 use serde_json::{Value, json};
 
 use crate::program::{Output, run};
-use crate::support::{Account, Forebay, provider};
+use crate::support::{Account, Forebay, chat, control, install_crypto, nats_server, provider};
 
 /// `forebay check` on accounts, each of a provider, at an address, with keys, and with a pool for a model.
 async fn check(accounts: &[(&str, String, &[&str], &str)]) -> (Output, Vec<Value>) {
@@ -94,5 +96,51 @@ async fn an_unreachable_address_is_reported() {
         (&tried[0]["state"], output.code),
         (&json!("net_before_send"), Some(3)),
         "{output:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishers_that_another_team_could_harm_are_named() {
+    install_crypto();
+    let home = tempfile::tempdir().expect("a directory");
+    let config = format!(
+        "jetstream {{ store_dir: {:?} }}\n",
+        home.path().join("store")
+    );
+    let (_server, address) = nats_server(home.path(), &config, &[]).await;
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let forebay = Forebay::calling(&provider).nats(&address).start().await;
+    let paused = PauseTarget::Pool("chat".to_owned());
+    let _: OrdersReply = control(&forebay, "pause", &paused).await.expect("paused");
+    let warnings = async || {
+        let output = run(forebay.dir(), &["check", "--offline", "--json"]).await;
+        assert_eq!(output.code, Some(0), "{output:?}");
+        let report: Value = serde_json::from_str(&output.stdout).expect("a report");
+        report["warnings"].as_array().expect("a list").clone()
+    };
+    let random = format!("careful/{:032x}", rand::random::<u128>());
+    let requests = forebay.connection.requests();
+    requests.put(&random, &"{}".into()).await.expect("put");
+    forebay
+        .publish("ai.jobs.chat.careful", &chat("a", "hello"))
+        .await;
+    assert_eq!(warnings().await, [] as [Value; 0]);
+
+    requests
+        .put("acme/report-1", &"{}".into())
+        .await
+        .expect("put");
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Msg-Id", "order-1");
+    forebay
+        .publish_with("ai.jobs.chat.acme", &chat("a", "hello"), headers)
+        .await;
+    let warnings = warnings().await;
+    let texts: Vec<_> = warnings.iter().filter_map(Value::as_str).collect();
+    assert_eq!(texts.len(), 2, "{texts:?}");
+    assert!(texts[0].contains("team acme sets Nats-Msg-Id"), "{texts:?}");
+    assert!(
+        texts[1].contains("object acme/report-1 in AI_REQUESTS"),
+        "{texts:?}"
     );
 }

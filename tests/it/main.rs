@@ -31,6 +31,7 @@ mod kinds;
 mod large;
 mod logs;
 mod merged;
+mod message_ids;
 mod nats_troubles;
 mod no_configuration;
 mod objects;

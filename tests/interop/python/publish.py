@@ -1,5 +1,5 @@
 """Sends AI jobs to Forebay; reads completions from the stream and from an inbox; carries a large one as an object."""
-import asyncio, json, os
+import asyncio, json, os, secrets
 import nats
 
 JOB = {"body": {"messages": [{"role": "user", "content": "hello from python"}]}}
@@ -26,8 +26,9 @@ async def main():
     large = {"id": "python-3", "reply_to": inbox, "body": {
         "messages": [{"role": "user", "content": "hello from python " + "x" * 9_000_000}]}}
     requests = await js.object_store("AI_REQUESTS")
-    await requests.put("interop/python-3", json.dumps(large).encode())
-    await js.publish("ai.jobs.chat.interop", b'{"id": "python-3"}', headers={"Forebay-Object": "interop/python-3"})
+    name = f"interop/{secrets.token_hex(16)}"  # a name that nobody can guess
+    await requests.put(name, json.dumps(large).encode())
+    await js.publish("ai.jobs.chat.interop", b'{"id": "python-3"}', headers={"Forebay-Object": name})
     message = await replies.next_msg(timeout=30)
     answers = await js.object_store("AI_ANSWERS")
     message.data = (await answers.get(message.headers["Forebay-Object"])).data

@@ -77,6 +77,20 @@ impl Objects {
         store.await.map_err(unavailable)
     }
 
+    /// Returns the names of all objects.
+    ///
+    /// # Errors
+    /// Fails if the server does not answer.
+    pub async fn names(&self) -> Result<Vec<String>, Error> {
+        let [_, descriptions] = Names::bucket_subjects(&self.bucket);
+        let described = subjects(&self.messages().await?, &descriptions).await?;
+        let name = |subject: &String| {
+            let name = URL_SAFE.decode(subject.rsplit('.').next()?).ok()?;
+            String::from_utf8(name).ok()
+        };
+        Ok(described.iter().filter_map(name).collect())
+    }
+
     /// Stores an object, which replaces one of the same name.
     ///
     /// # Errors
