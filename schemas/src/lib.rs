@@ -11,6 +11,8 @@ pub mod header;
 
 pub mod subjects;
 
+mod streams;
+
 pub mod rights;
 
 pub mod job;

@@ -39,7 +39,7 @@ pub(super) type RenamedConsumers = Arc<RwLock<HashMap<QueueReading, u32>>>;
 
 /// The reason why the server did not create a consumer.
 enum Obstacle {
-    /// What is left of a consumer of this name cannot be read.
+    /// The server cannot read the state of a consumer of this name.
     Damaged,
     /// Another consumer has the flow's subjects.
     NotUnique,
