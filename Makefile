@@ -8,7 +8,7 @@ TEST_SECONDS := $(abspath $(or $(CARGO_TARGET_DIR),target))/test-seconds
 FUZZ_TARGETS := job answer batch config subjects
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test build bench bench-pacing bench-backlog bench-large bench-mixed bench-merging bench-caching bench-forecast chaos fuzz interop sdk sdk-types embeddings dialects contract
+.PHONY: demo test build bench bench-pacing bench-backlog bench-large bench-mixed bench-merging bench-caching bench-forecast chaos fuzz cluster interop sdk sdk-types embeddings dialects contract
 
 ## demo: watch Forebay run 300 jobs over two simulated accounts
 demo: nats-server
@@ -74,6 +74,10 @@ fuzz: $(TOOLS)/cargo-fuzz
 	for target in $(FUZZ_TARGETS); do \
 	  $(CARGO) fuzz run --fuzz-dir tests/fuzz -s none $$target tests/fuzz/corpus/$$target tests/fuzz/seeds/$$target -- $(or $(FUZZ_ARGS),-max_total_time=$(or $(SECONDS),10)) -rss_limit_mb=4096 || exit 1; \
 	done
+
+## cluster: Forebay on three NATS servers, one of which is lost
+cluster: nats-server
+	$(CARGO) test --locked --test it -- --ignored --test-threads 1 cluster::
 
 ## interop: publishers in Python, JavaScript and Go
 interop: nats-server build

@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::cluster::account_state;
 use crate::cluster::account_state::AccountStates;
+use crate::cluster::lease_renewal::LeaseValidity;
 use crate::cluster::worker_lease::{WhenHeld, WorkerLease};
 use crate::config::Config;
 use crate::control::ControlServices;
@@ -25,6 +26,7 @@ use crate::nats::connection::{Connection, Error};
 use crate::nats::objects;
 use crate::nats::{server, streams};
 use crate::process::data_dir::{DataDir, DataHold, TakenBy, display_path};
+use crate::process::disk_room;
 use crate::upgrade;
 use crate::worker::JetStreamWorker;
 
@@ -50,6 +52,7 @@ pub struct App {
     state_writing: tokio::task::JoinHandle<()>,
     events: tokio::task::JoinHandle<()>,
     lease: Option<WorkerLease>,
+    validity: LeaseValidity,
     heartbeat: tokio::task::JoinHandle<()>,
     streams: tokio::task::JoinHandle<()>,
     controls_watch: tokio::task::JoinHandle<()>,
@@ -118,8 +121,9 @@ impl App {
         dir.begin_format().map_err(directory_error)?;
         let unknown = workers.unknown_states(SystemClock.now());
         let states =
-            patiently(async || AccountStates::read(&connection, unknown.clone()).await).await?;
-        let book = patiently(async || OrderBook::read(&connection).await).await?;
+            patiently(async || AccountStates::read(&connection, path, unknown.clone()).await)
+                .await?;
+        let book = patiently(async || OrderBook::read(&connection, path).await).await?;
         patiently(async || warn_of_single_replicas(&connection).await).await?;
         let workers = forebay_workers::Config {
             idle: dir.idle(),
@@ -130,17 +134,19 @@ impl App {
         };
         let heartbeat = dir.keep_alive();
         let worker = Arc::new(start_worker(config, workers, &dir, &connection).await?);
+        for name in states.unknown_names() {
+            worker.note_unknown_state(&name);
+        }
         let stop_writing = CancellationToken::new();
-        let lease_lost = lease
+        let validity = lease
             .as_ref()
-            .map(WorkerLease::loss_token)
-            .unwrap_or_default();
+            .map_or_else(LeaseValidity::unlimited, WorkerLease::validity);
         let (writer, flush_requests) = account_state::writer();
         let state_writing = states.keep(
             Arc::clone(&worker),
             flush_requests,
             stop_writing.clone(),
-            lease_lost,
+            validity.clone(),
         );
         let state_writing = tokio::spawn(state_writing);
         let events = tokio::spawn(events::publish_changes(
@@ -167,6 +173,7 @@ impl App {
             state_writing,
             events,
             lease,
+            validity,
             heartbeat,
             streams,
             controls_watch,
@@ -183,20 +190,13 @@ impl App {
 
     /// Returns when another process took over the work. This worker must then stop.
     pub async fn lease_lost(&self) {
-        match &self.lease {
-            Some(lease) => lease.lost().await,
-            None => std::future::pending().await,
-        }
+        self.validity.lost().await;
     }
 
     /// Fetches no more jobs, finishes those in flight within `grace`, and stops all parts.
     pub async fn stop(self, grace: Duration) {
         self.control.stop().await;
-        let lease_lost = self
-            .lease
-            .as_ref()
-            .is_some_and(|lease| lease.loss_token().is_cancelled());
-        let left = self.worker.stop(grace, !lease_lost).await;
+        let left = self.worker.stop(grace, !self.validity.is_lost()).await;
         if left > 0 {
             warn!(jobs = left, "still in flight; they will be delivered again");
         }
@@ -264,14 +264,26 @@ async fn patiently<T>(mut step: impl AsyncFnMut() -> Result<T, Error>) -> Result
 }
 
 /// Takes hold of the data directory. A client that looks up the holder has the lock for a moment
-/// without naming a server; this waits for it. A process that stands by waits for any holder.
+/// without naming a server; this waits for it. A process that stands by waits for any holder. While the disk is full, every
+/// process waits.
 async fn hold(path: &Path, when_held: WhenHeld) -> std::io::Result<DataHold> {
     let mut retries = 0;
     let mut is_reported = false;
     loop {
-        let by = match DataDir::hold(path)? {
-            DataHold::Taken(by) => by,
-            ours @ DataHold::Ours(_) => return Ok(ours),
+        let by = match DataDir::hold(path) {
+            Ok(DataHold::Taken(by)) => by,
+            Ok(DataHold::Ours(dir)) => {
+                disk_room::wait_for_room(path).await?;
+                return Ok(DataHold::Ours(dir));
+            }
+            Err(error) if disk_room::is_full(&error) => {
+                if !std::mem::replace(&mut is_reported, true) {
+                    warn!("the disk of {} is full: {error}", display_path(path));
+                }
+                tokio::time::sleep(disk_room::LOOK_INTERVAL).await;
+                continue;
+            }
+            Err(error) => return Err(error),
         };
         let retry = by.holder.is_none() && retries < DATA_DIR_RETRIES;
         match when_held {

@@ -3,5 +3,6 @@
 pub mod account_state;
 mod lease_claim;
 mod lease_holder;
-mod lease_renewal;
+pub mod lease_renewal;
+pub mod state_copies;
 pub mod worker_lease;

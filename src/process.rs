@@ -1,6 +1,7 @@
 //! The process: its data directory, its logs and its shutdown.
 
 pub mod data_dir;
+pub mod disk_room;
 pub(crate) mod private_files;
 pub mod shutdown;
 pub mod telemetry;

@@ -198,12 +198,14 @@ impl Names {
         }
     }
 
+    /// Returns the filter for jobs that wait for their scheduled time.
+    pub fn all_scheduled(&self) -> String {
+        format!("{}.scheduled.>", self.prefix)
+    }
+
     /// Returns the filters for jobs that wait for their scheduled time, and for due jobs.
     pub fn scheduled_subjects(&self) -> Vec<String> {
-        vec![
-            format!("{}.scheduled.>", self.prefix),
-            format!("{}.due.>", self.prefix),
-        ]
+        vec![self.all_scheduled(), format!("{}.due.>", self.prefix)]
     }
 
     /// Returns the subject on which a job waits for its scheduled time, without its last token: a code that only Forebay

@@ -94,6 +94,13 @@ fn show(accounts: &AccountsReport) {
     ];
     print::table(&header, &rows);
     for account in &accounts.accounts {
+        if account.has_unknown_state {
+            let name = &account.name;
+            print::line(&format!(
+                "{name}: its saved state was replaced by a value that Forebay did not write, so limits over more than a minute \
+                 count as spent, and its keys stay disabled until `forebay accounts enable {name}`"
+            ));
+        }
         if let Some(problem) = &account.last_problem {
             print::line(&format!(
                 "{}: the last call that was not accepted: {problem}",
@@ -232,6 +239,7 @@ mod tests {
             in_flight: 0,
             refusals: 0,
             last_problem: None,
+            has_unknown_state: false,
         })
     }
 

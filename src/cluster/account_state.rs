@@ -2,6 +2,7 @@
 //! read before the worker starts and written while it works.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::lease_renewal::LeaseValidity;
+use super::state_copies::{StateCopies, StateCopy};
 use crate::nats::bucket::{self, Bucket, BucketEntry, BucketSettings, BucketWrite};
 use crate::nats::connection::{Connection, Error};
 use crate::worker::JetStreamWorker;
@@ -52,6 +55,7 @@ pub fn writer() -> (StateWriter, FlushRequests) {
 #[derive(Debug)]
 pub struct AccountStates {
     bucket: Bucket,
+    copies: StateCopies,
     written: HashMap<String, WrittenState>,
 }
 
@@ -61,44 +65,62 @@ struct WrittenState {
     state: Option<AccountState>,
     /// The revision of the entry; 0 if there is none.
     revision: u64,
+    /// True if a foreign value replaced the true state, and there is no copy of that.
+    is_unknown: bool,
+}
+
+/// The state that a start finds under a name.
+struct FoundState {
+    entry: BucketEntry,
+    copy: Option<StateCopy<AccountState>>,
 }
 
 impl AccountStates {
-    /// Reads what an earlier process stored under these names. `unknown` has, for each name, the state that counts where a
-    /// value that Forebay did not write replaced the true one.
+    /// Reads what an earlier process stored under these names, in the bucket or in the data directory. `unknown` has the state
+    /// of each name that counts where a foreign value replaced the true one, and there is no copy.
     ///
     /// # Errors
     /// Returns an error when the bucket cannot be created or read.
     pub async fn read(
         connection: &Connection,
+        data_dir: &Path,
         unknown: HashMap<String, AccountState>,
     ) -> Result<Self, Error> {
         let failed =
             |problem: String| Error::Unreachable(anyhow!("what is known of limits: {problem}"));
+        let copies = StateCopies::open(data_dir, &connection.names.accounts_bucket());
+        let copies = copies.map_err(|error| Error::Usage(error.into()))?;
         let bucket = open(connection).await;
         let bucket = bucket.map_err(|error| failed(error.to_string()))?;
+        let mut found = HashMap::new();
+        for name in unknown.keys() {
+            let entry = bucket.get(name).await;
+            let entry = entry.map_err(|error| failed(error.to_string()))?;
+            let copy = copies.read(name);
+            found.insert(name.clone(), FoundState { entry, copy });
+        }
+        delete_foreign(&bucket, &unknown).await;
+        let copies_are_newest = are_newest(&found, bucket.made_at());
         let mut written = HashMap::new();
         for (name, unknown) in unknown {
-            let entry = bucket.get(&name).await;
-            let entry = entry.map_err(|error| failed(error.to_string()))?;
-            let revision = entry.revision();
-            let state = match entry {
-                BucketEntry::Missing { .. } => None,
-                BucketEntry::Ours { value, .. } => {
-                    Some(parse_state(&name, &value).unwrap_or(unknown))
-                }
-                BucketEntry::Foreign { .. } => {
-                    warn!(
-                        name,
-                        "what was known of these limits was replaced by a value that Forebay did not write: long limits count \
-                         as spent, and keys stay disabled until `forebay accounts enable`"
-                    );
-                    Some(unknown)
-                }
+            let Some(found) = found.remove(&name) else {
+                continue;
             };
-            written.insert(name, WrittenState { state, revision });
+            let state = choose_state(&name, found, copies_are_newest, unknown);
+            written.insert(name, state);
         }
-        Ok(Self { bucket, written })
+        Ok(Self {
+            bucket,
+            copies,
+            written,
+        })
+    }
+
+    /// Returns the names whose true state is not known.
+    pub fn unknown_names(&self) -> Vec<String> {
+        let written = self.written.iter();
+        let unknown = written.filter(|(_, written)| written.is_unknown);
+        unknown.map(|(name, _)| name.clone()).collect()
     }
 
     /// Returns the known states, by name.
@@ -113,13 +135,14 @@ impl AccountStates {
 
     /// Writes changed states until `stop`, and then the rest. Writes all states on each request.
     ///
-    /// Ends at once when another process took over the work: its states must not be overwritten.
+    /// Ends at once when another process took over the work, and writes nothing while one may have: its states must not be
+    /// overwritten.
     pub async fn keep(
         mut self,
         worker: Arc<JetStreamWorker>,
         mut requests: FlushRequests,
         stop: CancellationToken,
-        lease_lost: CancellationToken,
+        lease: LeaseValidity,
     ) {
         let written = async {
             let mut checks = tokio::time::interval(CHANGE_CHECK_INTERVAL);
@@ -129,12 +152,12 @@ impl AccountStates {
             let mut full_writes = tokio::time::interval(FULL_WRITE_INTERVAL);
             loop {
                 tokio::select! {
-                    _ = checks.tick() => { self.write(&worker, true).await; }
+                    _ = checks.tick(), if lease.is_held() => { self.write(&worker, true).await; }
                     _ = bucket_checks.tick() => self.restore_bucket().await,
                     _ = full_writes.tick() => self.forget_written(),
                     Some(done) = requests.recv() => {
                         self.forget_written();
-                        let written = self.write_or_retry(&worker, true).await;
+                        let written = lease.is_held() && self.write_or_retry(&worker, true).await;
                         // The requester may have ended.
                         let _ = done.send(written);
                     }
@@ -142,11 +165,13 @@ impl AccountStates {
                 }
             }
             self.forget_written();
-            self.write_or_retry(&worker, false).await;
+            if lease.is_held() {
+                self.write_or_retry(&worker, false).await;
+            }
         };
         tokio::select! {
             () = written => {}
-            () = lease_lost.cancelled() => {}
+            () = lease.lost() => {}
         }
     }
 
@@ -157,6 +182,9 @@ impl AccountStates {
             Ok(true) => {
                 warn!("the bucket of what is known of limits was deleted; writing it again");
                 self.forget_written();
+                self.written
+                    .values_mut()
+                    .for_each(|written| written.revision = 0);
             }
             Err(error) => {
                 debug!(%error, "the bucket of what is known of limits cannot be looked at")
@@ -181,10 +209,6 @@ impl AccountStates {
     /// Writes changed states. With `ahead`, they include what may be spent until the next write.
     /// Returns false if a state could not be written.
     async fn write(&mut self, worker: &JetStreamWorker, ahead: bool) -> bool {
-        if !worker.may_call() {
-            // Another worker may have taken over, and what it wrote must not be overwritten.
-            return false;
-        }
         let (mut all, mut is_refused) = (true, false);
         for (name, state) in worker.saved_states(ahead) {
             let entry = self.written.entry(name.clone());
@@ -201,12 +225,21 @@ impl AccountStates {
                 continue;
             };
             let stored = self.bucket.put(&name, value.into(), written.revision, None);
-            match stored.await {
+            let stored = stored.await;
+            let revision = match &stored {
+                Ok(BucketWrite::Stored(revision)) => *revision,
+                _ => written.revision,
+            };
+            let copy = StateCopy {
+                revision,
+                bucket_made: self.bucket.made_at(),
+                value: written_down,
+            };
+            self.copies.write(&name, &copy);
+            match stored {
                 Ok(BucketWrite::Stored(revision)) => {
-                    *written = WrittenState {
-                        state: Some(state),
-                        revision,
-                    };
+                    written.state = Some(state);
+                    written.revision = revision;
                     worker.confirm(&name);
                     continue;
                 }
@@ -228,6 +261,91 @@ impl AccountStates {
             self.restore_bucket().await;
         }
         all
+    }
+}
+
+/// Deletes values that Forebay did not write under names that are not in use.
+async fn delete_foreign(bucket: &Bucket, used: &HashMap<String, AccountState>) {
+    let deleted = async {
+        for key in bucket.keys().await? {
+            if used.contains_key(&key) {
+                continue;
+            }
+            if let BucketEntry::Foreign { revision } = bucket.get(&key).await? {
+                warn!(key, "a value that Forebay did not write is deleted");
+                bucket.purge(&key, revision).await?;
+            }
+        }
+        Ok::<_, bucket::Error>(())
+    };
+    if let Err(error) = deleted.await {
+        debug!(%error, "the bucket of accounts cannot be searched for foreign values");
+    }
+}
+
+/// Returns true if no other worker wrote to the bucket after the last of the copies was made.
+fn are_newest(found: &HashMap<String, FoundState>, bucket_made: i128) -> bool {
+    let copies = found.values().filter_map(|found| found.copy.as_ref());
+    let of_bucket = copies.filter(|copy| copy.bucket_made == bucket_made);
+    let last_copied = of_bucket.map(|copy| copy.revision).max();
+    let stored = found.values().filter_map(|found| match &found.entry {
+        BucketEntry::Ours { revision, .. } => Some(*revision),
+        _ => None,
+    });
+    last_copied >= stored.max()
+}
+
+/// Returns the state that counts: that of the bucket, or its copy where that is newer or the only one.
+fn choose_state(
+    name: &str,
+    found: FoundState,
+    copies_are_newest: bool,
+    unknown: AccountState,
+) -> WrittenState {
+    let revision = found.entry.revision();
+    let copy = found.copy.map(|copy| copy.value);
+    let stored = match &found.entry {
+        BucketEntry::Ours { value, .. } => parse_state(name, value),
+        _ => None,
+    };
+    let is_lost = stored.is_none() && !matches!(found.entry, BucketEntry::Missing { .. });
+    let state = match (stored, copy) {
+        (Some(stored), Some(copy)) if is_newer(&copy, &stored) => Some(copy),
+        (Some(stored), _) => Some(stored),
+        (None, copy) if !is_lost => copy,
+        (None, Some(copy)) if copies_are_newest => {
+            warn!(
+                name,
+                "what was known of these limits was replaced by a value that Forebay did not write; the copy in the data \
+                 directory counts"
+            );
+            Some(copy)
+        }
+        (None, _) => {
+            warn!(
+                name,
+                "what was known of these limits was replaced by a value that Forebay did not write: long limits count as \
+                 spent, and keys stay disabled until `forebay accounts enable`"
+            );
+            return WrittenState {
+                state: Some(unknown),
+                revision,
+                is_unknown: true,
+            };
+        }
+    };
+    WrittenState {
+        state,
+        revision,
+        is_unknown: false,
+    }
+}
+
+/// Returns true if `copy` was written down after `stored`.
+fn is_newer(copy: &AccountState, stored: &AccountState) -> bool {
+    match (&stored.saved_at, &copy.saved_at) {
+        (Some(stored), Some(copy)) => !stored.time_until(copy).is_zero(),
+        (stored, copy) => stored.is_none() && copy.is_some(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::fence::CallFence;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -24,6 +25,46 @@ const VALIDITY: Duration = Duration::from_secs(5);
 /// The interval at which the holder renews the lease.
 pub(super) const RENEW_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How long this process holds the lease for certain. Clones share it.
+#[derive(Debug, Clone)]
+pub struct LeaseValidity {
+    /// The end, in nanoseconds of the clock that counts suspension.
+    until: Arc<AtomicU64>,
+    lost: CancellationToken,
+}
+
+impl LeaseValidity {
+    /// Returns the validity of a lease that needs no renewal, for a process that has its NATS server for itself.
+    pub fn unlimited() -> Self {
+        Self {
+            until: Arc::new(AtomicU64::new(u64::MAX)),
+            lost: CancellationToken::new(),
+        }
+    }
+
+    fn not_yet() -> Self {
+        let unlimited = Self::unlimited();
+        unlimited.until.store(0, Ordering::Relaxed);
+        unlimited
+    }
+
+    /// Returns true if no other process can hold the lease now.
+    pub fn is_held(&self) -> bool {
+        let until = Duration::from_nanos(self.until.load(Ordering::Relaxed));
+        !self.is_lost() && SystemClock.since_boot() < until
+    }
+
+    /// Returns true if another process holds the lease.
+    pub fn is_lost(&self) -> bool {
+        self.lost.is_cancelled()
+    }
+
+    /// Returns when another process holds the lease.
+    pub async fn lost(&self) {
+        self.lost.cancelled().await;
+    }
+}
+
 /// Renews the lease that this process holds.
 pub(super) struct LeaseRenewal {
     pub(super) bucket: Bucket,
@@ -34,6 +75,7 @@ pub(super) struct LeaseRenewal {
     fence: Arc<CallFence>,
     /// The time on the fence's clock from which this process may call providers, in nanoseconds.
     valid_from: AtomicU64,
+    pub(super) validity: LeaseValidity,
 }
 
 impl LeaseRenewal {
@@ -51,11 +93,12 @@ impl LeaseRenewal {
             revision: Arc::default(),
             fence,
             valid_from: AtomicU64::new(0),
+            validity: LeaseValidity::not_yet(),
         })
     }
 
     /// Renews the lease until another process holds it.
-    pub(super) async fn run(self, lost: CancellationToken) {
+    pub(super) async fn run(self) {
         loop {
             tokio::time::sleep(self.pause()).await;
             match tokio::time::timeout(RENEW_INTERVAL, self.renew()).await {
@@ -63,7 +106,7 @@ impl LeaseRenewal {
                 Ok(Ok(false)) => {
                     error!("another worker has the lease");
                     self.fence.close();
-                    lost.cancel();
+                    self.validity.lost.cancel();
                     return;
                 }
                 Ok(Err(problem)) => self.report_failure(&problem),
@@ -145,6 +188,8 @@ impl LeaseRenewal {
     /// Moves the end of the fence for a write that was sent at `sent`. If it was the first one in the bucket, a holder of a
     /// lost lease may still call, so the fence opens later.
     fn validate(&self, sent: Duration, is_first: bool) {
+        let until = u64::try_from((sent + VALIDITY).as_nanos()).unwrap_or(u64::MAX);
+        self.validity.until.store(until, Ordering::Relaxed);
         if is_first && !self.fence.is_open() {
             let valid_from = sent + VALIDITY;
             let nanos = u64::try_from(valid_from.as_nanos()).unwrap_or(u64::MAX);

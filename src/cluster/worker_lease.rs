@@ -42,12 +42,11 @@ use anyhow::anyhow;
 use forebay_schemas::Names;
 use forebay_workers::fence::CallFence;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::lease_claim::{ClaimStep, LeaseClaim, holder};
 use super::lease_holder::LeaseHolder;
-use super::lease_renewal::{KEY, LeaseRenewal, RENEW_INTERVAL, TTL};
+use super::lease_renewal::{KEY, LeaseRenewal, LeaseValidity, RENEW_INTERVAL, TTL};
 use crate::nats::bucket::{self, Bucket, BucketEntry, BucketSettings};
 use crate::nats::connection::{Connection, Error};
 
@@ -72,7 +71,7 @@ pub enum WhenHeld {
 pub struct WorkerLease {
     bucket: Bucket,
     fence: Arc<CallFence>,
-    lost: CancellationToken,
+    validity: LeaseValidity,
     renewal: tokio::task::JoinHandle<()>,
     /// The key's revision, as far as it is known.
     revision: Arc<AtomicU64>,
@@ -96,12 +95,12 @@ impl WorkerLease {
         let renewal = renewal.map_err(|error| failed(error.to_string()))?;
         let mut claimant = Claimant::new(connection, &renewal, when_held);
         claimant.take().await?;
-        let (lost, revision) = (CancellationToken::new(), Arc::clone(&renewal.revision));
-        let renewal = tokio::spawn(renewal.run(lost.clone()));
+        let (validity, revision) = (renewal.validity.clone(), Arc::clone(&renewal.revision));
+        let renewal = tokio::spawn(renewal.run());
         Ok(Self {
             bucket,
             fence,
-            lost,
+            validity,
             renewal,
             revision,
         })
@@ -120,21 +119,16 @@ impl WorkerLease {
         }
     }
 
-    /// Returns when the lease is lost. This process must then stop its work.
-    pub async fn lost(&self) {
-        self.lost.cancelled().await;
-    }
-
-    /// Returns a token that is cancelled when the lease is lost.
-    pub fn loss_token(&self) -> CancellationToken {
-        self.lost.clone()
+    /// Returns how long this process holds the lease.
+    pub fn validity(&self) -> LeaseValidity {
+        self.validity.clone()
     }
 
     /// Releases the lease, unless another process holds it already. No call is made from now on.
     pub async fn release(self) {
         self.renewal.abort();
         self.fence.close();
-        if self.lost.is_cancelled() {
+        if self.validity.is_lost() {
             return;
         }
         let revision = self.revision.load(Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! Operators' orders in a key-value bucket. They outlive restarts until they are revoked.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::{debug, warn};
 
+use crate::cluster::state_copies::{StateCopies, StateCopy};
 use crate::nats::bucket::{self, Bucket, BucketEntry, BucketSettings, BucketWrite};
 use crate::nats::connection::{Connection, Error};
 
@@ -22,15 +24,19 @@ const BUCKET_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Tries to replace a key's value while other writers replace it too.
 const MAX_CONFLICTS: usize = 8;
 
+/// The key of the copy of all orders.
+const COPY: &str = "all";
+
 /// The bucket of orders, and the same orders as the worker follows them.
 #[derive(Debug, Clone)]
 pub struct OrderBook {
     bucket: Bucket,
+    copies: StateCopies,
     controls: WorkerControls,
 }
 
 /// An order as it is stored.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ControlOrder {
     Pause(PauseTarget),
@@ -49,33 +55,98 @@ impl ControlOrder {
 }
 
 impl OrderBook {
-    /// Reads all stored orders.
+    /// Reads all stored orders. Where a foreign value replaced one, or the bucket was lost, its copy in the data directory
+    /// counts.
     ///
     /// # Errors
     /// Returns an error when the bucket cannot be created or read.
-    pub async fn read(connection: &Connection) -> Result<Self, Error> {
+    pub async fn read(connection: &Connection, data_dir: &Path) -> Result<Self, Error> {
         let failed = |problem: String| Error::Unreachable(anyhow!("operators' orders: {problem}"));
+        let copies = StateCopies::open(data_dir, &connection.names.controls_bucket());
+        let copies = copies.map_err(|error| Error::Usage(error.into()))?;
+        let copy: Option<StateCopy<Vec<ControlOrder>>> = copies.read(COPY);
         let bucket = open(connection).await;
         let bucket = bucket.map_err(|error| failed(error.to_string()))?;
-        let controls = WorkerControls::default();
-        let keys = bucket.keys().await;
+        let book = Self {
+            bucket,
+            copies,
+            controls: WorkerControls::default(),
+        };
+        let is_of_bucket = |copy: &StateCopy<_>| copy.bucket_made == book.bucket.made_at();
+        let was_made_again = copy.as_ref().is_some_and(|copy| !is_of_bucket(copy));
+        let copied = copy.map(|copy| copy.value).unwrap_or_default();
+        let keys = book.bucket.keys().await;
         for key in keys.map_err(|error| failed(error.to_string()))? {
-            let entry = bucket.get(&key).await;
-            let value = match entry.map_err(|error| failed(error.to_string()))? {
-                BucketEntry::Ours { value, .. } => value,
-                BucketEntry::Missing { .. } => continue,
+            let entry = book.bucket.get(&key).await;
+            match entry.map_err(|error| failed(error.to_string()))? {
+                BucketEntry::Ours { value, .. } => match serde_json::from_slice(&value) {
+                    Ok(order) => book.follow(order),
+                    Err(error) => warn!(key, %error, "an order is not understood"),
+                },
+                BucketEntry::Missing { .. } => {}
                 BucketEntry::Foreign { .. } => {
-                    warn!(key, "an order that Forebay did not write is left out");
-                    continue;
+                    let order = copied.iter().find(|order| order.key() == key).cloned();
+                    book.replace_foreign(&key, order).await.map_err(failed)?;
                 }
-            };
-            match serde_json::from_slice(&value) {
-                Ok(ControlOrder::Pause(what)) => controls.pause(what),
-                Ok(ControlOrder::Cancel { what, at }) => controls.cancel(what, at),
-                Err(error) => warn!(key, %error, "an order is not understood"),
             }
         }
-        Ok(Self { bucket, controls })
+        if was_made_again && !copied.is_empty() {
+            warn!(
+                "the bucket of operators' orders was lost; its copy in the data directory counts"
+            );
+            copied.into_iter().for_each(|order| book.follow(order));
+            book.store_all().await.map_err(failed)?;
+        }
+        book.write_copy();
+        Ok(book)
+    }
+
+    /// Has the worker follow an order.
+    fn follow(&self, order: ControlOrder) {
+        match order {
+            ControlOrder::Pause(what) => self.controls.pause(what),
+            ControlOrder::Cancel { what, at } => self.controls.cancel(what, at),
+        }
+    }
+
+    /// Replaces a value that Forebay did not write by the order that was there, or deletes it.
+    async fn replace_foreign(&self, key: &str, order: Option<ControlOrder>) -> Result<(), String> {
+        let Some(order) = order else {
+            warn!(key, "an order that Forebay did not write is deleted");
+            return self.replace(key, None).await;
+        };
+        warn!(
+            key,
+            "an order was replaced by a value that Forebay did not write; its copy in the data directory counts"
+        );
+        self.store_order(&order).await?;
+        self.follow(order);
+        Ok(())
+    }
+
+    /// Returns the orders that the worker follows, as they are stored.
+    fn in_force(&self) -> Vec<ControlOrder> {
+        let pauses = self.controls.paused().into_iter().map(ControlOrder::Pause);
+        let cancellations = self.controls.cancelled().into_iter();
+        let cancellations = cancellations.map(|(what, at)| ControlOrder::Cancel { what, at });
+        pauses.chain(cancellations).collect()
+    }
+
+    /// Writes the copy of all orders.
+    fn write_copy(&self) {
+        let copy = StateCopy {
+            revision: 0,
+            bucket_made: self.bucket.made_at(),
+            value: self.in_force(),
+        };
+        self.copies.write(COPY, &copy);
+    }
+
+    async fn store_all(&self) -> Result<(), String> {
+        for order in self.in_force() {
+            self.store_order(&order).await?;
+        }
+        Ok(())
     }
 
     /// Makes the bucket again, with all orders, if it is deleted while Forebay runs.
@@ -97,13 +168,8 @@ impl OrderBook {
             return Ok(());
         }
         warn!("the bucket of operators' orders was deleted; writing them again");
-        for what in self.controls.paused() {
-            self.store_order(&ControlOrder::Pause(what)).await?;
-        }
-        for (what, at) in self.controls.cancelled() {
-            self.store_order(&ControlOrder::Cancel { what, at }).await?;
-        }
-        Ok(())
+        self.write_copy();
+        self.store_all().await
     }
 
     /// Returns the orders that the worker follows.
@@ -117,6 +183,7 @@ impl OrderBook {
     /// Returns why the order cannot be stored. It is in force all the same until a restart.
     pub async fn pause(&self, what: PauseTarget) -> Result<(), String> {
         self.controls.pause(what.clone());
+        self.write_copy();
         self.store_order(&ControlOrder::Pause(what)).await
     }
 
@@ -127,6 +194,7 @@ impl OrderBook {
     /// restart.
     pub async fn resume(&self, what: &PauseTarget) -> Result<(), String> {
         self.controls.resume(what);
+        self.write_copy();
         let key = ControlOrder::Pause(what.clone()).key();
         self.replace(&key, None).await
     }
@@ -137,6 +205,7 @@ impl OrderBook {
     /// Returns why the order cannot be stored. It is in force all the same until a restart.
     pub async fn cancel(&self, what: CancelledJobs, at: Timestamp) -> Result<(), String> {
         self.controls.cancel(what.clone(), at);
+        self.write_copy();
         self.store_order(&ControlOrder::Cancel { what, at }).await
     }
 

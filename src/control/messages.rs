@@ -102,6 +102,9 @@ pub struct AccountReport {
     pub refusals: u64,
     /// The message of the last call that was not accepted.
     pub last_problem: Option<String>,
+    /// True if its saved state was lost: keys are disabled, and limits over more than a minute count as spent.
+    #[serde(default)]
+    pub has_unknown_state: bool,
 }
 
 impl AccountReport {
@@ -275,6 +278,7 @@ impl From<accounts::AccountSnapshot> for AccountReport {
             in_flight: snapshot.totals.in_flight,
             refusals: snapshot.totals.refusals,
             last_problem: snapshot.last_problem,
+            has_unknown_state: snapshot.has_unknown_state,
         }
     }
 }

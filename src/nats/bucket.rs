@@ -207,6 +207,11 @@ impl Bucket {
         Ok(created != found.created)
     }
 
+    /// Returns when the server made the bucket, in nanoseconds since the Unix epoch.
+    pub fn made_at(&self) -> i128 {
+        self.origin.read().created.unix_timestamp_nanos()
+    }
+
     fn error(&self, problem: impl ToString) -> Error {
         Error {
             bucket: self.settings.name.clone(),

@@ -14,7 +14,7 @@ use forebay_workers::queue::jetstream::{Objects, object_of};
 use jiff::Timestamp;
 use serde_json::json;
 use tokio::task::JoinHandle;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::control::messages::{ResultsReply, ResultsRequest};
 use crate::nats::connection::Connection;
@@ -25,7 +25,7 @@ const HEADER_ROOM: usize = 1_024;
 /// The interval of sweeps, and the minimum age of what they delete.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// Deletes incomplete objects at regular intervals.
+/// Deletes incomplete objects, and what other programs wrote among Forebay's own messages, at regular intervals.
 pub(crate) fn sweep(connection: Connection) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
@@ -41,6 +41,11 @@ pub(crate) fn sweep(connection: Connection) -> JoinHandle<()> {
                     Ok(swept) => info!(swept, "objects that never became whole are deleted"),
                     Err(error) => debug!(%error, "the object stores cannot be looked at"),
                 }
+            }
+            match connection.queue().delete_foreign().await {
+                Ok(0) => {}
+                Ok(deleted) => warn!(deleted, "messages that Forebay did not write are deleted"),
+                Err(error) => debug!(%error, "the streams cannot be searched for foreign messages"),
             }
         }
     })

@@ -1,4 +1,4 @@
-//! Forebay on a cluster of three NATS servers.
+//! Forebay on a cluster of three NATS servers. `make cluster` runs these tests.
 
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ async fn replicas(context: &Context) -> [usize; STREAMS] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "of `make cluster`: three servers, each of which syncs"]
 async fn a_fresh_cluster_gets_three_replicas_and_a_start_keeps_what_the_operator_sets() {
     let dir = tempfile::tempdir().expect("a directory");
     let cluster = Cluster::start(dir.path()).await;
@@ -49,6 +50,7 @@ async fn a_fresh_cluster_gets_three_replicas_and_a_start_keeps_what_the_operator
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "of `make cluster`: three servers, each of which syncs"]
 async fn the_loss_of_one_server_of_a_cluster_stops_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut cluster = Cluster::start(dir.path()).await;

@@ -99,6 +99,30 @@ async fn on_a_full_disk_no_call_is_made_and_work_resumes_without_a_restart() {
     serve.kill().await.expect("killed");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_on_a_full_disk_waits_for_room() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = Forebay::calling(&provider).write();
+    // The shell gives the limit to the process that it becomes.
+    let limited = "trap '' XFSZ; ulimit -S -f 0; exec \"$0\" serve";
+    let program = env!("CARGO_BIN_EXE_forebay");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", limited, program]);
+    shell.current_dir(dir.path()).env_remove("RUST_LOG");
+    shell.stderr(Stdio::piped()).kill_on_drop(true);
+    let mut serve = program::Serve::of(&mut shell);
+    serve.wait_for("is full").await;
+    let pid = i32::try_from(serve.pid()).ok().and_then(Pid::from_raw);
+    let limit = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    prlimit(pid, Resource::Fsize, limit).expect("lifted");
+    serve.wait_for("ready:").await;
+    let (status, log) = serve.terminate().await;
+    assert!(status.success(), "{log}");
+}
+
 /// What `forebay queues` tells once no job waits, nor is on its way.
 async fn drained(dir: &std::path::Path) -> serde_json::Value {
     eventually("the end of all jobs", async || {

@@ -24,7 +24,7 @@ use crate::support::{
 const LEASE: &str = "$KV.AI_NODES.worker";
 
 /// A server that Forebay does not manage, and a client of it, as a team has one.
-async fn server(dir: &Path) -> (tokio::process::Child, String, Client) {
+pub(crate) async fn server(dir: &Path) -> (tokio::process::Child, String, Client) {
     install_crypto();
     let config = format!("jetstream {{ store_dir: {:?} }}\n", dir.join("store"));
     let (child, address) = nats_server(dir, &config, &[]).await;
@@ -33,7 +33,7 @@ async fn server(dir: &Path) -> (tokio::process::Child, String, Client) {
 }
 
 /// Publishes one job whose acknowledgement the server writes to `subject`.
-async fn aim(client: &Client, subject: &str) {
+pub(crate) async fn aim(client: &Client, subject: &str) {
     let job = json!({ "body": { "messages": [] } }).to_string();
     let jobs = "ai.jobs.nothing.evil".to_owned();
     let aimed = client.publish_with_reply(jobs, subject.to_owned(), job.into());
@@ -52,26 +52,30 @@ async fn is_tagged(context: &Context, bucket: &str, subject: &str) -> bool {
 }
 
 /// Waits until the last message on a bucket's subject is foreign, or is tagged again.
-async fn until_tagged(context: &Context, bucket: &str, subject: &str, tagged: bool) {
+pub(crate) async fn until_tagged(context: &Context, bucket: &str, subject: &str, tagged: bool) {
     until("the bucket's value", async || {
         is_tagged(context, bucket, subject).await == tagged
     })
     .await;
 }
 
-async fn accounts(forebay: &Forebay) -> AccountsReport {
+pub(crate) async fn accounts(forebay: &Forebay) -> AccountsReport {
     let shown = control(forebay, "accounts", &()).await;
     shown.expect("the accounts")
 }
 
-fn worker(provider: &forebay_simulator::Provider, address: &str, limits: &str) -> ForebayBuilder {
+pub(crate) fn worker(
+    provider: &forebay_simulator::Provider,
+    address: &str,
+    limits: &str,
+) -> ForebayBuilder {
     Forebay::builder()
         .account(Account::at("one", provider).limits(limits))
         .pool("chat", "gpt-4o-mini", &["one"])
         .nats(address)
 }
 
-fn with_deadline_in_a_second(id: &str) -> Value {
+pub(crate) fn with_deadline_in_a_second(id: &str) -> Value {
     let mut job = chat(id, "hello");
     let deadline = SystemClock.now() + Duration::from_secs(1);
     job["deadline"] = json!(deadline);
@@ -128,9 +132,12 @@ async fn a_foreign_value_makes_no_spent_limit_unspent_and_enables_no_key() {
     aim(&team, subject).await;
     until_tagged(&context, "AI_ACCOUNTS", subject, false).await;
 
+    // Another data directory has no copy.
+    std::fs::remove_dir_all(stopped.dir().join("data/state")).expect("removed");
     let forebay = stopped.start().await;
     let shown = accounts(&forebay).await;
     assert_eq!(shown.accounts[0].keys[0].state, "disabled", "{shown:?}");
+    assert!(shown.accounts[0].has_unknown_state);
     let all = SwitchRequest {
         account: "one".to_owned(),
         key: None,
@@ -138,6 +145,7 @@ async fn a_foreign_value_makes_no_spent_limit_unspent_and_enables_no_key() {
     let _: AccountsReport = control(&forebay, "accounts.enable", &all)
         .await
         .expect("enabled");
+    assert!(!accounts(&forebay).await.accounts[0].has_unknown_state);
     let job = with_deadline_in_a_second("b");
     forebay.publish("ai.jobs.chat", &job).await;
     let completion = forebay.completion("default", None, "b").await;
@@ -309,7 +317,8 @@ async fn the_buckets_of_an_earlier_version_are_taken_over() {
     assert_eq!(shown.accounts[0].keys[0].state, "disabled", "{shown:?}");
     assert!(is_tagged(&context, "AI_NODES", LEASE).await);
     assert!(is_tagged(&context, "AI_ACCOUNTS", "$KV.AI_ACCOUNTS.one").await);
-    assert!(!is_tagged(&context, "AI_ACCOUNTS", "$KV.AI_ACCOUNTS.junk").await);
+    let junk = states.get("junk").await.expect("read");
+    assert!(junk.is_none(), "it is deleted");
 }
 
 /// Returns a job that waits for its time, for some seconds.

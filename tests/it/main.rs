@@ -46,6 +46,7 @@ mod run_command;
 mod saved_state;
 mod services;
 mod standby;
+mod state_copies;
 
 mod store;
 mod tls;

@@ -180,6 +180,7 @@ impl Account {
             shared: vec![None; config.limits.len()],
             totals: AccountTotals::default(),
             last_problem: None,
+            has_unknown_state: false,
             spent_at,
             kept: false,
             spent_of_new_models: SpentLimits::new(),
@@ -362,6 +363,7 @@ impl Account {
     /// Enables a disabled key, or every key if `key` is `None`. The latter also enables the models that were not
     /// allowed. A cooldown stays. Returns false if there is no such key.
     pub fn enable(&self, key: Option<&str>) -> bool {
+        self.ledger().has_unknown_state = false;
         let found = self.each_key(key, |state| {
             if matches!(state, ReadyState::Disabled { .. }) {
                 *state = ReadyState::Ready;
@@ -391,6 +393,11 @@ impl Account {
     /// Notes the message of a call that was not accepted.
     pub fn note_problem(&self, problem: &str) {
         self.ledger().last_problem = Some(problem.to_owned());
+    }
+
+    /// Notes that the saved state was lost, and that the one that counts is the safe one.
+    pub(crate) fn note_unknown_state(&self) {
+        self.ledger().has_unknown_state = true;
     }
 
     /// Returns true if a limit counts tokens, or the limits are learned.

@@ -181,6 +181,14 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         }
     }
 
+    /// Notes that the saved state under `name` of [`Worker::saved_states`] was lost, and that a safe one counts.
+    pub fn note_unknown_state(&self, name: &str) {
+        let mut accounts = self.state.accounts.iter();
+        if let Some(account) = accounts.find(|account| account.name() == name) {
+            account.note_unknown_state();
+        }
+    }
+
     /// Disables or enables a key, or all keys of an account. Returns false if there is no such account or key.
     pub fn switch(&self, account: &str, key: Option<&str>, on: bool) -> bool {
         let mut accounts = self.state.accounts.iter();

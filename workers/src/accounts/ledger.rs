@@ -35,6 +35,8 @@ pub(super) struct AccountLedger {
     pub(super) shared: Vec<Option<usize>>,
     pub(super) totals: AccountTotals,
     pub(super) last_problem: Option<String>,
+    /// True if the saved state was lost, until an operator enables a key.
+    pub(super) has_unknown_state: bool,
     /// Until then a process before this one may have spent the limits.
     pub(super) spent_at: Option<Instant>,
     /// True if spending of limits over more than a minute is persisted.

@@ -31,6 +31,8 @@ pub struct AccountSnapshot {
     pub totals: AccountTotals,
     /// The message of the last call that was not accepted.
     pub last_problem: Option<String>,
+    /// True if its saved state was lost: keys are disabled, and limits over more than a minute count as spent.
+    pub has_unknown_state: bool,
 }
 
 /// The state of a key, as operators see it.
@@ -93,6 +95,7 @@ impl Account {
             requests_per_second: self.requests_per_second().or(learned),
             totals: ledger.totals,
             last_problem: ledger.last_problem.clone(),
+            has_unknown_state: ledger.has_unknown_state,
         }
     }
 }

@@ -6,6 +6,7 @@ mod completions;
 mod consumers;
 mod dead;
 mod discovery;
+mod foreign;
 mod format_1;
 mod objects;
 mod scheduled;
