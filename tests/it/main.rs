@@ -30,6 +30,7 @@ mod journal;
 mod kinds;
 mod large;
 mod logs;
+mod memory;
 mod merged;
 mod message_ids;
 mod nats_troubles;

@@ -54,13 +54,14 @@ pub mod store;
 pub mod forecast;
 pub mod key_check;
 
-// Leaves: backpressure of the store, time, until when calls may be made, the points between steps.
+// Leaves: backpressure of the store, the memory of jobs, time, until when calls may be made, the points between steps.
 mod attempt_record;
 mod backpressure;
 pub mod clock;
 pub mod crash;
 pub mod fence;
 mod large;
+mod memory_budget;
 mod until_done;
 
 #[cfg(feature = "sim")]

@@ -66,6 +66,10 @@ pub struct WorkerSnapshot {
     pub prefetched: u64,
     /// Jobs that are being called or completed.
     pub in_flight: u64,
+    /// Bytes of memory that the jobs here take, by estimate.
+    pub job_memory: usize,
+    /// Jobs that wait for memory before they are fetched.
+    pub waiting_for_memory: usize,
     /// Jobs that ended since the start, by status.
     pub ended: Vec<(Status, u64)>,
     /// How often calls were stopped since the start because NATS did not acknowledge completions.
@@ -141,6 +145,8 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             teams: state.addressing.served(&state.teams),
             prefetched: state.counters.prefetched.load(Ordering::Relaxed),
             in_flight: state.counters.jobs_in_flight(),
+            job_memory: state.memory.held(),
+            waiting_for_memory: state.memory.waiting(),
             ended: statuses
                 .into_iter()
                 .map(|status| (status, state.counters.ended(status)))

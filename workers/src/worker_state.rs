@@ -23,6 +23,7 @@ use crate::job::in_flight::InFlightJobs;
 use crate::job::inbox::DispatcherHandle;
 use crate::job::merge_size::MergeSizes;
 use crate::job::unacked::UnackedDeliveries;
+use crate::memory_budget::{MAX_JOB_MEMORY, MemoryBudget};
 use crate::outcome::policy::RetryPolicy;
 use crate::pools::{PoolTarget, Pools};
 use crate::queue::{ActiveReadings, Queue};
@@ -67,6 +68,8 @@ pub(crate) struct WorkerState<Q, U> {
     pub(crate) dispatcher: DispatcherHandle,
     pub(crate) wake: Arc<Wake>,
     pub(crate) backpressure: StoreBackpressure,
+    /// The memory of the jobs of all queues.
+    pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) counters: Counters,
     /// The learned number of texts of a merged call, by target.
     pub(crate) merge_sizes: MergeSizes,
@@ -144,6 +147,7 @@ impl<Q, U> WorkerState<Q, U> {
             dispatcher,
             wake,
             backpressure: StoreBackpressure::default(),
+            memory: MemoryBudget::new(MAX_JOB_MEMORY),
             counters: Counters::default(),
             merge_sizes: MergeSizes::default(),
         }

@@ -61,8 +61,8 @@ use crate::worker_state::WorkerState;
 
 /// A job that may not start for longer than this waits outside of this process.
 pub(crate) const MAX_IN_MEMORY_DELAY: Duration = Duration::from_secs(5);
-/// How often the waiting jobs are searched for passed deadlines.
-const DEADLINE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the waiting jobs are searched for passed deadlines, and for memory that other jobs lack.
+const WAITING_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Matches the admitted jobs of all pools with accounts.
 pub(crate) struct Dispatcher<Q, U> {
@@ -106,7 +106,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
 
     /// Runs until `stop`, then has the waiting jobs given back.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut deadlines = tokio::time::interval(DEADLINE_CHECK_INTERVAL);
+        let mut ticks = tokio::time::interval(WAITING_CHECK_INTERVAL);
         let mut controls = self.state.controls.changes();
         let mut releases = self.state.backpressure.releases();
         let mut openings = self.state.fence.openings();
@@ -125,7 +125,10 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 }
                 () = state.wake.released() => {}
                 () = sleep_until(next_start) => {}
-                _ = deadlines.tick() => self.expire(),
+                _ = ticks.tick() => {
+                    self.expire();
+                    self.yield_memory();
+                }
                 // It cannot fail: the sender lives in the worker's state.
                 _ = controls.changed() => self.cancel(),
                 _ = releases.changed() => {}
@@ -159,7 +162,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         }
     }
 
-    fn accept(&mut self, admitted: AdmittedJob) {
+    fn accept(&mut self, mut admitted: AdmittedJob) {
         if admitted.is_cancelled(&self.state.controls) {
             return self.finish(admitted, JobResult::cancelled());
         }
@@ -167,6 +170,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             return self.finish(admitted, JobResult::expired());
         }
         let now = Instant::now();
+        admitted.uncalled_since.get_or_insert(now);
         match admitted.not_before.filter(|at| *at > now) {
             Some(at) => self.delay(admitted, at, now),
             None => self.make_ready(admitted),
@@ -313,6 +317,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         for admitted in call.jobs_mut() {
             // The next jobs of its queue are read while it is called.
             admitted.held.slot = None;
+            admitted.uncalled_since = None;
             admitted.unpublished = Some(self.state.counters.called());
         }
         let state = Arc::clone(&self.state);

@@ -23,6 +23,7 @@ use crate::job::candidates::CandidateSet;
 use crate::job::delivery::{HeldDelivery, PrefetchBuffer};
 use crate::job::in_flight::RegistrationOutcome;
 use crate::large::run_blocking_if_large;
+use crate::memory_budget::COPIES;
 use crate::outcome::end::JobResult;
 use crate::outcome::outcome::Rejection;
 use crate::queue::{Delivery, Queue, QueueReading};
@@ -40,7 +41,8 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
 ) {
     let span = job_span(&reading.flow);
     let guard = state.unacked.hold(delivery.receipt.clone());
-    let mut held = HeldDelivery::unread(&delivery, guard, buffer);
+    let memory = state.memory.take(delivery.payload.len() * COPIES);
+    let mut held = HeldDelivery::unread(&delivery, guard, buffer, memory);
     span.in_scope(|| crash::at(CrashPoint::Delivered));
     let Some(object) = delivery.object.clone() else {
         let taken_in = take_in(state, reading, delivery, held, JobPayload::Message);
@@ -49,7 +51,7 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
     // A large object must not hold up the next jobs of its queue.
     let (state, reading) = (Arc::clone(state), reading.clone());
     let fetched = async move {
-        let payload = payload::fetch(&state, &reading.flow.team, object, &mut held).await;
+        let payload = payload::fetch(&state, &reading.flow, object, &mut held).await;
         crash::at(CrashPoint::Fetched);
         take_in(&state, &reading, delivery, held, payload).await;
     };
@@ -114,6 +116,7 @@ async fn take_in<Q: Queue, U: Upstream>(
         unpublished: None,
         coalesce: None,
         merge: None,
+        uncalled_since: None,
         last_error: None,
     };
     if conflicts {
@@ -224,8 +227,8 @@ async fn next_step<Q: Queue, U>(
         .not_before
         .is_some_and(|at| at > Instant::now() + MAX_IN_MEMORY_DELAY);
     if rejection.is_none() && interrupted.is_none() && !is_postponed {
-        let (job, team) = (&mut admitted.job, &admitted.flow.team);
-        let attached = payload::attach(state, job, team, &mut admitted.held).await;
+        let (job, flow) = (&mut admitted.job, &admitted.flow);
+        let attached = payload::attach(state, job, flow, &mut admitted.held).await;
         rejection = attached.err();
     }
     let end = match rejection.or_else(|| choose_candidates(state, admitted)) {

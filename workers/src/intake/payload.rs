@@ -4,10 +4,10 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use forebay_schemas::Job;
 use forebay_schemas::subjects::is_object_of;
-use serde_json::json;
-use serde_json::value::to_raw_value;
+use forebay_schemas::{Flow, Job};
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value};
 
 use crate::job::delivery::HeldDelivery;
 use crate::large::{run_blocking_if_large, short};
@@ -49,12 +49,12 @@ pub(crate) fn is_gone((code, _): &Rejection) -> bool {
 /// Fetches the object that holds a job, once there is memory for it.
 pub(crate) async fn fetch<Q: Queue, U>(
     state: &WorkerState<Q, U>,
-    team: &str,
+    flow: &Flow,
     object: String,
     held: &mut HeldDelivery,
 ) -> JobPayload {
-    held.object = is_object_of(&object, team).then(|| object.clone());
-    match bytes_of(state, team, &object, held, |size| size).await {
+    held.object = is_object_of(&object, &flow.team).then(|| object.clone());
+    match bytes_of(state, flow, &object, held, |size| size).await {
         Ok(bytes) => JobPayload::Object(bytes),
         Err(refusal) => JobPayload::Missing(refusal),
     }
@@ -65,14 +65,16 @@ fn in_base64(size: usize) -> usize {
     size / 3 * 4
 }
 
-/// Fetches a team's object, once there is memory for it. `memory` maps its size to the bytes that it will take.
+/// Fetches an object of the flow's team, once there is memory for it. `added` maps its size to the bytes that it adds to the
+/// job.
 async fn bytes_of<Q: Queue, U>(
     state: &WorkerState<Q, U>,
-    team: &str,
+    flow: &Flow,
     object: &str,
     held: &mut HeldDelivery,
-    memory: impl Fn(usize) -> usize,
+    added: impl Fn(usize) -> usize,
 ) -> Result<Bytes, Rejection> {
+    let team = &flow.team;
     if !is_object_of(object, team) {
         let message = format!(
             "the object `{}` is not the team's; its name must begin with `{team}/` and have at most 512 bytes",
@@ -94,7 +96,7 @@ async fn bytes_of<Q: Queue, U>(
         );
         return Err(("request_too_large", message));
     }
-    held.reserve_memory(memory(size)).await;
+    held.reserve_memory(&state.memory, flow, added(size)).await;
     retry_until_done("fetching an object", || state.queue.object(object))
         .await
         .ok_or_else(gone)
@@ -104,19 +106,25 @@ async fn bytes_of<Q: Queue, U>(
 pub(crate) async fn attach<Q: Queue, U>(
     state: &WorkerState<Q, U>,
     job: &mut Job,
-    team: &str,
+    flow: &Flow,
     held: &mut HeldDelivery,
 ) -> Result<(), Rejection> {
     let Some(FileReference { object, filename }) = file_of(job) else {
         return Ok(());
     };
-    let bytes = bytes_of(state, team, &object, held, in_base64).await?;
+    let bytes = bytes_of(state, flow, &object, held, in_base64).await?;
     let named = object.rsplit('/').next().unwrap_or_default().to_owned();
-    let file = run_blocking_if_large(bytes.len(), || {
-        let data = BASE64_STANDARD.encode(&bytes);
-        to_raw_value(&json!({ "data": data, "filename": filename.unwrap_or(named) }))
-    });
+    let filename = filename.unwrap_or(named);
+    let file = run_blocking_if_large(bytes.len(), || file_field(&bytes, filename));
     let file = file.map_err(|error| ("invalid_object", error.to_string()))?;
     job.body.insert(FILE.to_owned(), file);
     Ok(())
+}
+
+/// A file as a field of a job's body. The text is moved, not copied: it may be large.
+fn file_field(bytes: &[u8], filename: String) -> serde_json::Result<Box<RawValue>> {
+    let mut file = Map::new();
+    file.insert("data".to_owned(), BASE64_STANDARD.encode(bytes).into());
+    file.insert("filename".to_owned(), filename.into());
+    to_raw_value(&Value::Object(file))
 }

@@ -70,6 +70,8 @@ pub(crate) struct AdmittedJob {
     pub(crate) coalesce: Option<CoalesceRequest>,
     /// Set if it may share a call with others.
     pub(crate) merge: Option<MergeCandidate>,
+    /// Since when it waits for its next call without a pause; `None` while it is called.
+    pub(crate) uncalled_since: Option<Instant>,
     /// It is not called before then.
     pub(crate) not_before: Option<Instant>,
     /// The error of the last target that can never serve it.

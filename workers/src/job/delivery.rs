@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use forebay_schemas::Flow;
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::job::unacked::AckGuard;
+use crate::memory_budget::{COPIES, MemoryBudget, MemoryGuard};
 use crate::queue::{Delivery, DeliveryReceipt};
 
-/// Memory for the large jobs of one queue until they end, in KiB. A single job is let in whatever its size. Each queue has
-/// its own: a queue that is paused must not hold up others.
-const LARGE_JOBS_KIB: usize = 256 * 1024;
+/// Jobs that may give up their slot while they wait for memory, so that smaller ones of their queue are read.
+const MAX_WAITING_WITHOUT_SLOT: usize = 4_096;
 
 /// The prefetch buffer of one queue: how many of its slots are taken.
 #[derive(Debug)]
@@ -21,8 +22,6 @@ pub(crate) struct PrefetchBuffer {
     taken: AtomicUsize,
     /// Deliveries that are neither acked nor given back, including those that are being called.
     held: AtomicUsize,
-    /// One permit for each KiB that large jobs may take.
-    memory: Arc<Semaphore>,
     /// True if it has slots for jobs that share a call.
     wide: AtomicBool,
 }
@@ -38,7 +37,6 @@ pub(crate) struct PrefetchMark(Arc<PrefetchBuffer>);
 impl PrefetchBuffer {
     /// An empty buffer. `free` receives the number of slots that get free.
     pub(crate) fn new(free: mpsc::UnboundedSender<usize>) -> Arc<Self> {
-        let memory = Arc::new(Semaphore::new(LARGE_JOBS_KIB));
         let (taken, held, wide) = (
             AtomicUsize::new(0),
             AtomicUsize::new(0),
@@ -48,7 +46,6 @@ impl PrefetchBuffer {
             free,
             taken,
             held,
-            memory,
             wide,
         })
     }
@@ -117,8 +114,8 @@ pub(crate) struct HeldDelivery {
     pub(crate) object: Option<String>,
     /// Set while the job waits for its call.
     pub(crate) slot: Option<PrefetchSlot>,
-    /// The permits of a large job's memory.
-    pub(crate) memory: Option<OwnedSemaphorePermit>,
+    /// The memory that its job takes; `None` for a duplicate, which waits without it.
+    pub(crate) memory: Option<MemoryGuard>,
 }
 
 impl HeldDelivery {
@@ -126,20 +123,31 @@ impl HeldDelivery {
         self.ack_guard.receipt()
     }
 
-    /// Waits until there is memory for `more` bytes of the job.
-    pub(crate) async fn reserve_memory(&mut self, more: usize) {
+    /// Waits until there is memory for a job of `flow` that is `more` bytes larger.
+    pub(crate) async fn reserve_memory(
+        &mut self,
+        budget: &Arc<MemoryBudget>,
+        flow: &Flow,
+        more: usize,
+    ) {
         // It gives up what it has first: two jobs that have some and wait for more would wait for each other.
-        let has = self
-            .memory
-            .take()
-            .map_or(0, |memory| memory.num_permits() * 1024);
-        let size = has.saturating_add(more);
-        let kib = u32::try_from(size.div_ceil(1024).min(LARGE_JOBS_KIB)).unwrap_or(u32::MAX);
-        // It is never closed.
-        self.memory = Arc::clone(&self.mark.0.memory)
-            .acquire_many_owned(kib)
-            .await
-            .ok();
+        let has = self.memory.take().map_or(0, |memory| memory.bytes());
+        let mut reserved = budget.reserve(flow, more.saturating_mul(COPIES).saturating_add(has));
+        self.memory = reserved.try_recv().ok();
+        if self.memory.is_some() {
+            return;
+        }
+        if budget.waiting() <= MAX_WAITING_WITHOUT_SLOT {
+            self.slot = None;
+        }
+        // The budget lives as long as the worker, and grants it.
+        self.memory = reserved.await.ok();
+    }
+
+    /// The bytes that its job takes if it is large; 0 if it is small.
+    pub(crate) fn large_bytes(&self) -> usize {
+        let large = self.memory.as_ref().filter(|memory| memory.is_large());
+        large.map_or(0, MemoryGuard::bytes)
     }
 
     /// So many other jobs of its queue fit into one call with it.
@@ -152,6 +160,7 @@ impl HeldDelivery {
         delivery: &Delivery,
         ack_guard: AckGuard,
         buffer: &Arc<PrefetchBuffer>,
+        memory: MemoryGuard,
     ) -> Self {
         Self {
             ack_guard,
@@ -163,7 +172,7 @@ impl HeldDelivery {
             tried: false,
             object: None,
             slot: Some(buffer.slot()),
-            memory: None,
+            memory: Some(memory),
         }
     }
 }

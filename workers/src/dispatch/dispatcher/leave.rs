@@ -1,8 +1,11 @@
 //! Jobs that leave the dispatcher without a call: late, cancelled, given back.
 
+use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::Dispatcher;
@@ -13,6 +16,9 @@ use crate::job::in_flight::DuplicateDeliveries;
 use crate::outcome::end::JobResult;
 use crate::queue::Queue;
 use crate::upstream::Upstream;
+
+/// How long a large job waits here for its call while jobs of other queues wait for memory.
+const MAX_WAIT_WITH_MEMORY: Duration = Duration::from_secs(5);
 
 impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     /// Ends the waiting jobs whose deadline has passed.
@@ -69,6 +75,31 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 let _ = done.send(());
             }
         });
+    }
+
+    /// Gives large jobs back that wait long for their call, as far as jobs of other queues lack their memory. They come again,
+    /// and the journal keeps their attempts.
+    pub(super) fn yield_memory(&mut self) {
+        let (state, now) = (Arc::clone(&self.state), Instant::now());
+        let lacking = Cell::new(state.memory.lacking());
+        if lacking.get() == 0 {
+            return;
+        }
+        let waits_long = |admitted: &AdmittedJob| {
+            let since = admitted.uncalled_since;
+            since.is_some_and(|since| now - since >= MAX_WAIT_WITH_MEMORY)
+        };
+        let yields = |admitted: &AdmittedJob| {
+            let bytes = admitted.held.large_bytes();
+            let yields = bytes.min(lacking.get()) > 0
+                && waits_long(admitted)
+                && state.memory.is_wanted_beside(&admitted.flow);
+            if yields {
+                lacking.set(lacking.get().saturating_sub(bytes));
+            }
+            yields
+        };
+        self.give_back_where(yields, None);
     }
 
     /// Gives back every job that waits.
