@@ -20,6 +20,8 @@ use crate::nats::bucket::{self, Bucket, BucketEntry, BucketSettings, BucketWrite
 use crate::nats::connection::{Connection, Error};
 use crate::worker::JetStreamWorker;
 
+/// The key of the data directory that wrote last to the bucket. No account's name and no team's key has this form.
+const LAST_WRITER: &str = "last.writer";
 /// The interval of checks for changed states.
 const CHANGE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// The interval of checks that the bucket exists.
@@ -57,6 +59,8 @@ pub struct AccountStates {
     bucket: Bucket,
     copies: StateCopies,
     written: HashMap<String, WrittenState>,
+    /// The revision of [`LAST_WRITER`].
+    last_writer: u64,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +96,10 @@ impl AccountStates {
         let copies = copies.map_err(|error| Error::Usage(error.into()))?;
         let bucket = open(connection).await;
         let bucket = bucket.map_err(|error| failed(error.to_string()))?;
+        let last_writer = bucket.get(LAST_WRITER).await;
+        let last_writer = last_writer.map_err(|error| failed(error.to_string()))?;
+        let copies_are_newest =
+            matches!(&last_writer, BucketEntry::Ours { value, .. } if *value == copies.id());
         let mut found = HashMap::new();
         for name in unknown.keys() {
             let entry = bucket.get(name).await;
@@ -100,7 +108,6 @@ impl AccountStates {
             found.insert(name.clone(), FoundState { entry, copy });
         }
         delete_foreign(&bucket, &unknown).await;
-        let copies_are_newest = are_newest(&found, bucket.made_at());
         let mut written = HashMap::new();
         for (name, unknown) in unknown {
             let Some(found) = found.remove(&name) else {
@@ -109,11 +116,26 @@ impl AccountStates {
             let state = choose_state(&name, found, copies_are_newest, unknown);
             written.insert(name, state);
         }
-        Ok(Self {
+        let mut states = Self {
             bucket,
             copies,
             written,
-        })
+            last_writer: last_writer.revision(),
+        };
+        let signed = states.sign().await;
+        signed.map_err(|error| failed(error.to_string()))?;
+        Ok(states)
+    }
+
+    /// Writes this data directory into the bucket as the last one that wrote to it.
+    async fn sign(&mut self) -> Result<(), bucket::Error> {
+        let id = self.copies.id();
+        let signed = self.bucket.put(LAST_WRITER, id, self.last_writer, None);
+        self.last_writer = match signed.await? {
+            BucketWrite::Stored(revision) => revision,
+            BucketWrite::Conflict => self.bucket.get(LAST_WRITER).await?.revision(),
+        };
+        Ok(())
     }
 
     /// Returns the names whose true state is not known.
@@ -152,12 +174,12 @@ impl AccountStates {
             let mut full_writes = tokio::time::interval(FULL_WRITE_INTERVAL);
             loop {
                 tokio::select! {
-                    _ = checks.tick(), if lease.is_held() => { self.write(&worker, true).await; }
+                    _ = checks.tick(), if lease.is_held() => { self.write(&worker, true, &lease).await; }
                     _ = bucket_checks.tick() => self.restore_bucket().await,
                     _ = full_writes.tick() => self.forget_written(),
                     Some(done) = requests.recv() => {
                         self.forget_written();
-                        let written = lease.is_held() && self.write_or_retry(&worker, true).await;
+                        let written = self.write_or_retry(&worker, true, &lease).await;
                         // The requester may have ended.
                         let _ = done.send(written);
                     }
@@ -165,9 +187,7 @@ impl AccountStates {
                 }
             }
             self.forget_written();
-            if lease.is_held() {
-                self.write_or_retry(&worker, false).await;
-            }
+            self.write_or_retry(&worker, false, &lease).await;
         };
         tokio::select! {
             () = written => {}
@@ -185,6 +205,10 @@ impl AccountStates {
                 self.written
                     .values_mut()
                     .for_each(|written| written.revision = 0);
+                self.last_writer = 0;
+                if let Err(error) = self.sign().await {
+                    debug!(%error, "the last writer cannot be written down");
+                }
             }
             Err(error) => {
                 debug!(%error, "the bucket of what is known of limits cannot be looked at")
@@ -201,14 +225,24 @@ impl AccountStates {
     }
 
     /// Writes changed states like [`Self::write`], and once more if that fails.
-    async fn write_or_retry(&mut self, worker: &JetStreamWorker, ahead: bool) -> bool {
-        let written = self.write(worker, ahead).await;
-        written || self.write(worker, ahead).await
+    async fn write_or_retry(
+        &mut self,
+        worker: &JetStreamWorker,
+        ahead: bool,
+        lease: &LeaseValidity,
+    ) -> bool {
+        let written = self.write(worker, ahead, lease).await;
+        written || self.write(worker, ahead, lease).await
     }
 
     /// Writes changed states. With `ahead`, they include what may be spent until the next write.
     /// Returns false if a state could not be written.
-    async fn write(&mut self, worker: &JetStreamWorker, ahead: bool) -> bool {
+    async fn write(
+        &mut self,
+        worker: &JetStreamWorker,
+        ahead: bool,
+        lease: &LeaseValidity,
+    ) -> bool {
         let (mut all, mut is_refused) = (true, false);
         for (name, state) in worker.saved_states(ahead) {
             let entry = self.written.entry(name.clone());
@@ -224,14 +258,13 @@ impl AccountStates {
             let Ok(value) = serde_json::to_vec(&written_down) else {
                 continue;
             };
+            if !lease.is_held() {
+                // Another worker may have taken over. What it wrote must not be overwritten.
+                return false;
+            }
             let stored = self.bucket.put(&name, value.into(), written.revision, None);
             let stored = stored.await;
-            let revision = match &stored {
-                Ok(BucketWrite::Stored(revision)) => *revision,
-                _ => written.revision,
-            };
             let copy = StateCopy {
-                revision,
                 bucket_made: self.bucket.made_at(),
                 value: written_down,
             };
@@ -268,7 +301,7 @@ impl AccountStates {
 async fn delete_foreign(bucket: &Bucket, used: &HashMap<String, AccountState>) {
     let deleted = async {
         for key in bucket.keys().await? {
-            if used.contains_key(&key) {
+            if used.contains_key(&key) || key == LAST_WRITER {
                 continue;
             }
             if let BucketEntry::Foreign { revision } = bucket.get(&key).await? {
@@ -281,18 +314,6 @@ async fn delete_foreign(bucket: &Bucket, used: &HashMap<String, AccountState>) {
     if let Err(error) = deleted.await {
         debug!(%error, "the bucket of accounts cannot be searched for foreign values");
     }
-}
-
-/// Returns true if no other worker wrote to the bucket after the last of the copies was made.
-fn are_newest(found: &HashMap<String, FoundState>, bucket_made: i128) -> bool {
-    let copies = found.values().filter_map(|found| found.copy.as_ref());
-    let of_bucket = copies.filter(|copy| copy.bucket_made == bucket_made);
-    let last_copied = of_bucket.map(|copy| copy.revision).max();
-    let stored = found.values().filter_map(|found| match &found.entry {
-        BucketEntry::Ours { revision, .. } => Some(*revision),
-        _ => None,
-    });
-    last_copied >= stored.max()
 }
 
 /// Returns the state that counts: that of the bucket, or its copy where that is newer or the only one.
@@ -310,7 +331,7 @@ fn choose_state(
     };
     let is_lost = stored.is_none() && !matches!(found.entry, BucketEntry::Missing { .. });
     let state = match (stored, copy) {
-        (Some(stored), Some(copy)) if is_newer(&copy, &stored) => Some(copy),
+        (Some(stored), Some(copy)) if copies_are_newest && is_newer(&copy, &stored) => Some(copy),
         (Some(stored), _) => Some(stored),
         (None, copy) if !is_lost => copy,
         (None, Some(copy)) if copies_are_newest => {

@@ -1,8 +1,11 @@
 //! The holder of the worker's lease, as it describes itself.
 
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use rand::Rng;
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
 
 /// The holder of a lease. It is named in the message of a second process, and identifies one's own
@@ -40,7 +43,20 @@ impl LeaseHolder {
     /// namespace of process numbers, cannot be seen.
     pub(super) fn has_ended(&self) -> bool {
         let is_here = self.place.is_some() && self.place == place();
-        is_here && self.started.is_some() && start_of(self.pid) != self.started
+        is_here && self.started.is_some() && !self.is_running()
+    }
+
+    /// Returns true if the process runs, or if that cannot be seen.
+    fn is_running(&self) -> bool {
+        match std::fs::read_to_string(stat_path(self.pid)) {
+            Ok(stat) => start_in(&stat).is_none_or(|started| Some(started) == self.started),
+            // Where other users' processes are hidden, one that runs seems not to exist.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+                pid.is_none_or(|pid| test_kill_process(pid) != Err(Errno::SRCH))
+            }
+            Err(_) => true,
+        }
     }
 }
 
@@ -59,8 +75,14 @@ fn place() -> Option<String> {
 
 /// Returns the time at which a process started, in ticks since the boot. A number that was used again has another one.
 fn start_of(pid: u32) -> Option<u64> {
-    let stat =
-        std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
+    start_in(&std::fs::read_to_string(stat_path(pid)).ok()?)
+}
+
+fn stat_path(pid: u32) -> PathBuf {
+    Path::new("/proc").join(pid.to_string()).join("stat")
+}
+
+fn start_in(stat: &str) -> Option<u64> {
     // The second field is the program's name in parentheses, which may contain anything.
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_whitespace().nth(19)?.parse().ok()

@@ -8,12 +8,13 @@
 //!
 //! # How
 //!
-//! Each value that this process writes into a bucket is written into a file too. The file also has the value's revision, and
-//! the time at which the server made the bucket. The next start takes the newer one of both.
+//! Each value that this process writes into a bucket is written into a file too. The file also has the time at which the
+//! server made the bucket. A data directory has a random name, which its worker writes into the bucket of accounts, so a start
+//! knows whether another data directory was the last one.
 //!
 //! # Invariants
 //!
-//! - A copy counts for a foreign value only if no other worker wrote to the bucket after it.
+//! - A copy counts for a value of the bucket only if no other data directory wrote to the bucket after it.
 //! - A copy that cannot be written or read stops nothing.
 
 use std::fs;
@@ -21,12 +22,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 /// The subdirectory of the data directory.
 const DIR: &str = "state";
+/// The file of the data directory's random name.
+const ID_FILE: &str = "id";
 /// The end of the name of a file that is not whole yet.
 const UNFINISHED: &str = "new";
 
@@ -34,8 +38,6 @@ const UNFINISHED: &str = "new";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StateCopy<T> {
-    /// The revision that this process wrote last under the value's key; 0 if it wrote none.
-    pub revision: u64,
     /// When the server made the bucket, in nanoseconds since the Unix epoch.
     pub bucket_made: i128,
     /// The value.
@@ -46,6 +48,7 @@ pub struct StateCopy<T> {
 #[derive(Debug, Clone)]
 pub struct StateCopies {
     dir: Arc<Path>,
+    id: Bytes,
 }
 
 impl StateCopies {
@@ -56,7 +59,16 @@ impl StateCopies {
     pub fn open(data_dir: &Path, bucket: &str) -> io::Result<Self> {
         let dir = data_dir.join(DIR).join(bucket);
         fs::create_dir_all(&dir)?;
-        Ok(Self { dir: dir.into() })
+        let id = id_of(&data_dir.join(DIR).join(ID_FILE))?;
+        Ok(Self {
+            dir: dir.into(),
+            id,
+        })
+    }
+
+    /// Returns the random name of the data directory.
+    pub fn id(&self) -> Bytes {
+        self.id.clone()
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -97,6 +109,19 @@ impl StateCopies {
     }
 }
 
+/// Reads the name of a data directory, or gives it one.
+fn id_of(path: &Path) -> io::Result<Bytes> {
+    match fs::read(path) {
+        Ok(id) if !id.is_empty() => Ok(id.into()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => {
+            let id = format!("{:032x}", rand::random::<u128>());
+            fs::write(path, &id)?;
+            Ok(id.into())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,16 +130,17 @@ mod tests {
     fn a_copy_is_read_as_it_was_written_and_a_damaged_one_is_none() {
         let dir = tempfile::tempdir().expect("a directory");
         let copies = StateCopies::open(dir.path(), "AI_ACCOUNTS").expect("opened");
+        let first = copies.id();
         assert!(copies.read::<String>("team.acme").is_none());
         let copy = StateCopy {
-            revision: 7,
             bucket_made: 1,
             value: "spent".to_owned(),
         };
         copies.write("team.acme", &copy);
         let copies = StateCopies::open(dir.path(), "AI_ACCOUNTS").expect("opened again");
         let read = copies.read::<String>("team.acme").expect("there");
-        assert_eq!((read.revision, read.value), (7, "spent".to_owned()));
+        assert_eq!((read.bucket_made, read.value.as_str()), (1, "spent"));
+        assert_eq!(copies.id(), first, "the directory keeps its name");
         fs::write(copies.path("team.acme"), "{").expect("written");
         assert!(copies.read::<String>("team.acme").is_none());
     }

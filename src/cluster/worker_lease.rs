@@ -143,6 +143,14 @@ impl WorkerLease {
     }
 }
 
+impl Drop for WorkerLease {
+    /// A start that fails after it took the lease makes no call any more, and lets the lease end.
+    fn drop(&mut self) {
+        self.renewal.abort();
+        self.fence.close();
+    }
+}
+
 /// Opens the bucket of leases, and retries that for [`LOOK_PATIENCE`].
 async fn open_patiently(connection: &Connection) -> Result<Bucket, bucket::Error> {
     let began = Instant::now();
@@ -210,7 +218,12 @@ impl<'a> Claimant<'a> {
 
     /// Looks at the lease once. Returns true if it is taken now.
     async fn look(&mut self) -> Result<bool, LookError> {
-        let entry = self.renewal.bucket.get(KEY).await?;
+        let mut entry = self.renewal.bucket.get(KEY).await?;
+        if let BucketEntry::Foreign { .. } = entry {
+            // It is foreign too if another process made a lost bucket again.
+            self.renewal.bucket.ensure().await?;
+            entry = self.renewal.bucket.get(KEY).await?;
+        }
         match self.claim.judge(&entry) {
             // After a conflict another process was faster, or a foreign value came. The next look decides.
             ClaimStep::Take => Ok(self.renewal.write(entry.revision()).await?),

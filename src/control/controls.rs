@@ -75,10 +75,13 @@ impl OrderBook {
         let is_of_bucket = |copy: &StateCopy<_>| copy.bucket_made == book.bucket.made_at();
         let was_made_again = copy.as_ref().is_some_and(|copy| !is_of_bucket(copy));
         let copied = copy.map(|copy| copy.value).unwrap_or_default();
+        let mut has_own = false;
         let keys = book.bucket.keys().await;
         for key in keys.map_err(|error| failed(error.to_string()))? {
             let entry = book.bucket.get(&key).await;
-            match entry.map_err(|error| failed(error.to_string()))? {
+            let entry = entry.map_err(|error| failed(error.to_string()))?;
+            has_own |= !matches!(entry, BucketEntry::Foreign { .. });
+            match entry {
                 BucketEntry::Ours { value, .. } => match serde_json::from_slice(&value) {
                     Ok(order) => book.follow(order),
                     Err(error) => warn!(key, %error, "an order is not understood"),
@@ -90,7 +93,8 @@ impl OrderBook {
                 }
             }
         }
-        if was_made_again && !copied.is_empty() {
+        // Orders that were given since the bucket was made again count, and those that were withdrawn do not come back.
+        if was_made_again && !has_own && !copied.is_empty() {
             warn!(
                 "the bucket of operators' orders was lost; its copy in the data directory counts"
             );
@@ -135,7 +139,6 @@ impl OrderBook {
     /// Writes the copy of all orders.
     fn write_copy(&self) {
         let copy = StateCopy {
-            revision: 0,
             bucket_made: self.bucket.made_at(),
             value: self.in_force(),
         };
@@ -149,27 +152,43 @@ impl OrderBook {
         Ok(())
     }
 
-    /// Makes the bucket again, with all orders, if it is deleted while Forebay runs.
+    /// Makes the bucket again, with all orders, if it is deleted while Forebay runs, and puts back orders that foreign values
+    /// replace.
     pub fn keep(&self) -> tokio::task::JoinHandle<()> {
         let book = self.clone();
         tokio::spawn(async move {
+            let mut last_seen = None;
             loop {
                 tokio::time::sleep(BUCKET_CHECK_INTERVAL).await;
-                if let Err(problem) = book.restore_bucket().await {
+                if let Err(problem) = book.restore(&mut last_seen).await {
                     debug!(problem, "the bucket of orders cannot be looked at");
                 }
             }
         })
     }
 
-    async fn restore_bucket(&self) -> Result<(), String> {
-        let made_again = self.bucket.ensure().await;
-        if !made_again.map_err(|error| error.to_string())? {
+    /// Makes the bucket again if it is gone, and stores each order whose value is missing or was replaced by a foreign one.
+    /// Does nothing if the bucket is as it was at the last look.
+    async fn restore(&self, last_seen: &mut Option<u64>) -> Result<(), String> {
+        let text = |error: bucket::Error| error.to_string();
+        let made_again = self.bucket.ensure().await.map_err(text)?;
+        if made_again {
+            warn!("the bucket of operators' orders was deleted; writing them again");
+            *last_seen = None;
+        }
+        let seen = self.bucket.last_sequence().await.map_err(text)?;
+        if *last_seen == Some(seen) {
             return Ok(());
         }
-        warn!("the bucket of operators' orders was deleted; writing them again");
+        for order in self.in_force() {
+            let entry = self.bucket.get(&order.key()).await.map_err(text)?;
+            if !matches!(entry, BucketEntry::Ours { .. }) {
+                self.store_order(&order).await?;
+            }
+        }
         self.write_copy();
-        self.store_all().await
+        *last_seen = Some(seen);
+        Ok(())
     }
 
     /// Returns the orders that the worker follows.

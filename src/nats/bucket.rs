@@ -247,6 +247,16 @@ impl Bucket {
         Ok(BucketEntry::Ours { value, revision })
     }
 
+    /// Returns the sequence of the last message of the bucket.
+    ///
+    /// # Errors
+    /// Returns an error when NATS does not answer.
+    pub async fn last_sequence(&self) -> Result<u64, Error> {
+        let info = self.stream.get_info().await;
+        let info = info.map_err(|error| self.error(error))?;
+        Ok(info.state.last_sequence)
+    }
+
     /// Returns the keys that have an entry, foreign ones included.
     ///
     /// # Errors

@@ -103,7 +103,10 @@ fn lacks_storage(error: &jetstream::Error) -> bool {
 fn too_few_peers(error: &CreateStreamError) -> Option<TooFewPeers> {
     let error = of_server(error)?;
     match error.error_code() {
-        ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => Some(TooFewPeers::ForGood),
+        // The last one means that the account may have streams of one replica only.
+        ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED | ErrorCode::NO_LIMITS => {
+            Some(TooFewPeers::ForGood)
+        }
         ErrorCode::CLUSTER_NO_PEERS if lacks_storage(&error) => None,
         ErrorCode::CLUSTER_NO_PEERS if error.to_string().contains("offline") => {
             Some(TooFewPeers::Now)

@@ -99,18 +99,28 @@ fn updated(found: Info, (wanted, size): SizedStream) -> Config {
         let value = if key == FORMAT_1_UNTIL { last() } else { value };
         metadata.entry(key).or_insert(value);
     }
-    // Replicas and placement belong to the operator. Without a configured size, the size at
-    // creation is kept.
-    let max_bytes = match size {
-        Some(StreamSize::Usual(_)) => found.config.max_bytes,
-        _ => wanted.max_bytes,
+    // All that no guarantee and no field of the configuration needs belongs to the operator.
+    let (max_bytes, max_age) = match size {
+        Some(StreamSize::Given(_)) => (wanted.max_bytes, wanted.max_age),
+        Some(StreamSize::Usual(_)) => (found.config.max_bytes, wanted.max_age),
+        None => (found.config.max_bytes, found.config.max_age),
     };
     Config {
-        num_replicas: found.config.num_replicas,
-        placement: found.config.placement,
+        subjects: wanted.subjects,
+        republish: wanted.republish,
+        retention: wanted.retention,
+        discard: wanted.discard,
+        discard_new_per_subject: wanted.discard_new_per_subject,
+        max_messages_per_subject: wanted.max_messages_per_subject,
+        max_consumers: wanted.max_consumers,
         max_bytes,
+        max_age,
+        duplicate_window: wanted.duplicate_window,
+        allow_rollup: wanted.allow_rollup,
+        allow_direct: wanted.allow_direct,
+        allow_message_schedules: wanted.allow_message_schedules,
         metadata,
-        ..wanted
+        ..found.config
     }
 }
 

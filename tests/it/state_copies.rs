@@ -46,6 +46,29 @@ async fn the_copy_of_a_replaced_state_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_does_not_count_after_another_data_directory_wrote() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_server, address, team) = server(dir.path()).await;
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let context = jetstream::new(team.clone());
+    let limits = "{ requests = 2, per = \"1h\" }";
+    let stopped = worker(&provider, &address, limits)
+        .start()
+        .await
+        .stop()
+        .await;
+    let other = worker(&provider, &address, limits).start().await;
+    other.stop().await;
+    let subject = "$KV.AI_ACCOUNTS.one";
+    aim(&team, subject).await;
+    until_tagged(&context, "AI_ACCOUNTS", subject, false).await;
+    let forebay = stopped.start().await;
+    let shown = accounts(&forebay).await;
+    assert!(shown.accounts[0].has_unknown_state, "{shown:?}");
+    assert_eq!(shown.accounts[0].keys[0].state, "disabled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_copy_of_a_replaced_or_lost_order_counts() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_server, address, team) = server(dir.path()).await;
@@ -59,6 +82,10 @@ async fn the_copy_of_a_replaced_or_lost_order_counts() {
     let stream = Names::key_value_stream("AI_CONTROLS");
     let found = context.get_stream(&stream).await.expect("there");
     let order = found.get_raw_message(1).await.expect("the order").subject;
+    aim(&team, &order).await;
+    until_tagged(&context, "AI_CONTROLS", &order, false).await;
+    // A worker that runs puts its order back, so that any other worker finds it.
+    until_tagged(&context, "AI_CONTROLS", &order, true).await;
 
     let stopped = forebay.stop().await;
     aim(&team, &order).await;

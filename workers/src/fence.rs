@@ -10,8 +10,8 @@
 //!
 //! The fence has an end, on a clock that counts the time during which the process or the machine was stopped. The holder of
 //! the worker's lease moves the end ahead with each renewal. The connection checks the fence when it takes the request's
-//! body, in the same step in which it writes the request's first bytes. While the fence is closed, no job is matched with
-//! an account.
+//! body, in the same step in which it writes the request's first bytes. That is so with HTTP/1.1 alone: with HTTP/2 another
+//! task writes them later, so it is not used. While the fence is closed, no job is matched with an account.
 //!
 //! # Invariants
 //!

@@ -5,7 +5,7 @@ use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{DirectGetErrorKind, LastRawMessageErrorKind};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
 use forebay_schemas::header::{FINGERPRINT_HEADER, MESSAGE_HEADER, OBJECT_HEADER};
 use forebay_schemas::{Completion, Identity};
@@ -59,12 +59,6 @@ impl JetStreamQueue {
     /// Fails if the stream cannot be read, or if new messages hide the completion all the time.
     pub async fn own_completion(&self, subject: &str) -> Result<Option<StreamMessage>, Error> {
         let stream = self.stream(self.names.completions_stream()).await?;
-        // This is the usual case, and cheap. The answer adds headers to a message, so it does not show whether that is a copy.
-        match stream.direct_get_last_for_subject(subject).await {
-            Ok(_) => {}
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(unavailable(error)),
-        }
         let mut tags = self.completion_tags().await?;
         for deleted in 0..MAX_FOREIGN_AT_ONCE {
             let last = match stream.get_last_raw_message_by_subject(subject).await {

@@ -28,6 +28,8 @@ use crate::queue::Error;
 
 /// Size of an object's chunks in bytes, if the server takes messages of that size.
 const CHUNK_SIZE: usize = 128 * 1024;
+/// Bytes for which a buffer is made before the chunks come. The description that states an object's size may be wrong.
+const MAX_BUFFER_RESERVED: usize = 64 << 20;
 /// Bytes that are reserved beside an object's own: for its description, and for objects that are put at the same time.
 const RESERVED_BYTES: usize = 64 * 1024;
 /// Longest wait for an object's next chunk.
@@ -166,7 +168,10 @@ impl Objects {
     async fn fetch(&self, info: &ObjectInfo) -> Result<FetchedObject, Error> {
         let stream = self.messages().await?;
         let subject = format!("$O.{}.C.{}", self.bucket, info.nuid);
-        let (mut bytes, mut digest) = (Vec::with_capacity(info.size), Sha256::new());
+        let (mut bytes, mut digest) = (
+            Vec::with_capacity(info.size.min(MAX_BUFFER_RESERVED)),
+            Sha256::new(),
+        );
         let mut next = 1;
         while bytes.len() < info.size {
             let chunk = stream.direct_get_next_for_subject(subject.as_str(), Some(next));
