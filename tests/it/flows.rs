@@ -34,7 +34,7 @@ async fn a_flows_consumer_is_deleted_only_when_no_job_waits_or_is_held() {
     queue.prepare(&reading).await.expect("prepared");
     assert!(!queue.forget(&reading).await.expect("asked"), "a job waits");
     let (_more, credit) = Credit::new(5);
-    let mut source = queue.open(&reading, credit);
+    let mut source = queue.open(&reading, credit, &Arc::default());
     let delivery = soon("the job", source.deliveries.recv())
         .await
         .expect("open");

@@ -19,12 +19,17 @@ const AT_ONCE: usize = 2;
 
 /// Pools `chat`, which is paused, and `other`, each over an account of its own.
 async fn with_paused_pool() -> (Forebay, Provider) {
+    with_paused_pool_and("").await
+}
+
+async fn with_paused_pool_and(config: &str) -> (Forebay, Provider) {
     let provider = provider(&["name=one,key=sk-one", "name=two,key=sk-two"], "").await;
     let forebay = Forebay::builder()
         .account(Account::at("one", &provider))
         .account(Account::at("two", &provider))
         .pool("chat", "gpt-4o-mini", &["one"])
         .pool("other", "gpt-4o-mini", &["two"])
+        .config(config)
         .start()
         .await;
     let _: Value = control(&forebay, "pause", &chat_pool())
@@ -128,5 +133,43 @@ async fn large_jobs_of_a_paused_pool_give_their_memory_to_those_of_another() {
         ends_once(&forebay, "a", &format!("paused-{index}")).await;
     }
     wait_for_calls(&provider, AT_ONCE + 2).await;
+    forebay.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_wait_in_the_stream_until_there_is_memory() {
+    // Together more than the budget, since each counts three times.
+    const MESSAGE: usize = 4 << 20;
+    const MESSAGES: usize = 32;
+    // A message leaves the memory of its request just before it takes its own, so one of each queue may come on top.
+    const MOST: usize = BUDGET + 4 * 3 * MESSAGE;
+    let (forebay, provider) =
+        with_paused_pool_and("[streams]\njobs_max_bytes = \"256MiB\"\n").await;
+    let teams = ["a", "b", "c", "d"];
+    for index in 0..MESSAGES {
+        let mut job = chat(&index.to_string(), "hello");
+        job["body"]["pad"] = json!("x".repeat(MESSAGE));
+        let subject = format!("ai.jobs.chat.{}", teams[index % teams.len()]);
+        forebay.publish(&subject, &job).await;
+    }
+    until("queues that wait for memory", async || {
+        let snapshot = forebay.worker().snapshot();
+        assert!(snapshot.job_memory <= MOST, "{}", snapshot.job_memory);
+        snapshot.waiting_for_memory > 0
+    })
+    .await;
+    forebay
+        .publish("ai.jobs.other.a", &chat("small", "hello"))
+        .await;
+    ends_once(&forebay, "a", "small").await;
+    assert_eq!(provider.calls().len(), 1);
+    let _: Value = control(&forebay, "resume", &chat_pool())
+        .await
+        .expect("resumed");
+    for index in 0..MESSAGES {
+        let team = teams[index % teams.len()];
+        ends_once(&forebay, team, &index.to_string()).await;
+        assert!(forebay.worker().snapshot().job_memory <= MOST);
+    }
     forebay.drained().await;
 }

@@ -61,7 +61,7 @@ pub mod clock;
 pub mod crash;
 pub mod fence;
 mod large;
-mod memory_budget;
+pub mod memory_budget;
 mod until_done;
 
 #[cfg(feature = "sim")]

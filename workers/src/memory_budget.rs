@@ -11,7 +11,8 @@
 //! A job takes its bytes before its object is fetched, and returns them when it ends, because they are a [`MemoryGuard`]
 //! that travels with it. What fits in no more waits, unfetched. The queues that wait take turns, and the jobs of a queue
 //! are served in the order of their arrival. A small job takes its bytes at once, and so does a message that has come
-//! already: they only leave less to the others.
+//! already: they only leave less to the others. A queue therefore asks the server for large messages only once there is
+//! memory for one (`queue/jetstream/source.rs`).
 //!
 //! The dispatcher gives back large jobs that wait long for their call while jobs of other queues wait for memory
 //! (`dispatch/dispatcher/leave.rs`).
@@ -31,16 +32,18 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 /// Bytes that the jobs of all queues may take.
-pub(crate) const MAX_JOB_MEMORY: usize = 256 << 20;
+const MAX_JOB_MEMORY: usize = 256 << 20;
 /// Copies of a job that are here at the same time, at most: its message, its body, and the request that is sent; or its body
 /// twice while that request is made.
 pub(crate) const COPIES: usize = 3;
 /// Bytes from which a job counts as large. What takes less does not wait.
-const LARGE_JOB_MEMORY: usize = COPIES * (64 << 10);
+const LARGE_JOB_MEMORY: usize = COPIES * LARGE_JOB;
+/// Bytes of a large job.
+pub(crate) const LARGE_JOB: usize = 64 << 10;
 
 /// The memory of the jobs of all queues.
 #[derive(Debug)]
-pub(crate) struct MemoryBudget {
+pub struct MemoryBudget {
     state: Mutex<MemoryState>,
 }
 
@@ -69,9 +72,15 @@ pub(crate) struct MemoryGuard {
     bytes: usize,
 }
 
+impl Default for MemoryBudget {
+    fn default() -> Self {
+        Self::with_limit(MAX_JOB_MEMORY)
+    }
+}
+
 impl MemoryBudget {
     /// A budget of `limit` bytes.
-    pub(crate) fn new(limit: usize) -> Arc<Self> {
+    fn with_limit(limit: usize) -> Self {
         let state = MemoryState {
             limit,
             held: 0,
@@ -79,9 +88,9 @@ impl MemoryBudget {
             turns: VecDeque::new(),
             waiting: HashMap::new(),
         };
-        Arc::new(Self {
+        Self {
             state: Mutex::new(state),
-        })
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, MemoryState> {
@@ -211,6 +220,15 @@ impl MemoryGuard {
         self.bytes
     }
 
+    /// Returns some of its bytes, which nothing else is granted before the next ones are returned: the caller takes them
+    /// again for a job.
+    pub(crate) fn pass_on(&mut self, bytes: usize) {
+        let mut state = self.budget.state();
+        state.remove(self.bytes);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        state.add(self.bytes);
+    }
+
     /// Returns true if its job is large.
     pub(crate) fn is_large(&self) -> bool {
         self.bytes >= LARGE_JOB_MEMORY
@@ -257,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_is_reserved_never_exceeds_the_budget_and_all_get_their_turn() {
-        let budget = MemoryBudget::new(10 * MIB);
+        let budget = Arc::new(MemoryBudget::with_limit(10 * MIB));
         let sizes = [4, 7, 1, 10, 2, 3, 9, 5, 5, 1].map(|size| size * MIB);
         let reserve = |(number, size)| (number, budget.reserve(&flow("chat"), size));
         let mut waiting: Vec<_> = sizes.into_iter().enumerate().map(reserve).collect();
@@ -281,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_job_larger_than_the_budget_is_granted_its_memory_alone() {
-        let budget = MemoryBudget::new(10 * MIB);
+        let budget = Arc::new(MemoryBudget::with_limit(10 * MIB));
         let small = budget.take(100);
         let first = budget.reserve(&flow("chat"), 2 * MIB).try_recv();
         let mut huge = budget.reserve(&flow("chat"), 20 * MIB);
@@ -298,7 +316,7 @@ mod tests {
 
     #[test]
     fn small_jobs_and_messages_that_have_come_wait_for_no_large_one() {
-        let budget = MemoryBudget::new(10 * MIB);
+        let budget = Arc::new(MemoryBudget::with_limit(10 * MIB));
         let large = budget.reserve(&flow("chat"), 10 * MIB).try_recv();
         let mut waits = budget.reserve(&flow("chat"), MIB);
         assert!(budget.reserve(&flow("chat"), 1_000).try_recv().is_ok());
@@ -312,7 +330,7 @@ mod tests {
 
     #[test]
     fn queues_take_turns_and_one_that_waits_no_more_takes_none() {
-        let budget = MemoryBudget::new(MIB);
+        let budget = Arc::new(MemoryBudget::with_limit(MIB));
         let mut held = budget.reserve(&flow("chat"), MIB).try_recv().ok();
         let (chat, other) = (flow("chat"), flow("other"));
         let of = |flow: &Flow, number| (number, budget.reserve(flow, MIB));

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::attempt_record::AttemptRecord;
+use crate::memory_budget::MemoryBudget;
 
 pub use readings::ActiveReadings;
 
@@ -278,8 +279,13 @@ pub trait Queue: Send + Sync + 'static {
     /// Creates the server's side of `reading`; on JetStream, a durable consumer.
     fn prepare(&self, reading: &QueueReading) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Starts to read what [`Queue::prepare`] prepared.
-    fn open(&self, reading: &QueueReading, credit: Credit) -> DeliverySource;
+    /// Starts to read what [`Queue::prepare`] prepared. Large messages are read when `memory` has room for them.
+    fn open(
+        &self,
+        reading: &QueueReading,
+        credit: Credit,
+        memory: &Arc<MemoryBudget>,
+    ) -> DeliverySource;
 
     /// Deletes what [`Queue::prepare`] created, if no job waits there and no delivery is unacknowledged. Returns true
     /// if it is deleted, or did not exist.

@@ -68,7 +68,7 @@ pub struct WorkerSnapshot {
     pub in_flight: u64,
     /// Bytes of memory that the jobs here take, by estimate.
     pub job_memory: usize,
-    /// Jobs that wait for memory before they are fetched.
+    /// Objects that wait for memory before they are fetched, and queues that wait before they read a large message.
     pub waiting_for_memory: usize,
     /// Jobs that ended since the start, by status.
     pub ended: Vec<(Status, u64)>,

@@ -23,7 +23,7 @@ use crate::job::in_flight::InFlightJobs;
 use crate::job::inbox::DispatcherHandle;
 use crate::job::merge_size::MergeSizes;
 use crate::job::unacked::UnackedDeliveries;
-use crate::memory_budget::{MAX_JOB_MEMORY, MemoryBudget};
+use crate::memory_budget::MemoryBudget;
 use crate::outcome::policy::RetryPolicy;
 use crate::pools::{PoolTarget, Pools};
 use crate::queue::{ActiveReadings, Queue};
@@ -147,7 +147,7 @@ impl<Q, U> WorkerState<Q, U> {
             dispatcher,
             wake,
             backpressure: StoreBackpressure::default(),
-            memory: MemoryBudget::new(MAX_JOB_MEMORY),
+            memory: Arc::default(),
             counters: Counters::default(),
             merge_sizes: MergeSizes::default(),
         }

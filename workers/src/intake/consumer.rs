@@ -58,7 +58,7 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
                 () = stop.cancelled() => return,
             }
         }
-        let mut source = state.queue.open(&reading, credit);
+        let mut source = state.queue.open(&reading, credit, &state.memory);
         let end = turn(&state, &reading, &mut source, &buffer, &stop).await;
         if matches!(end, TurnEnd::Idle) {
             state.readings.closing(&reading);

@@ -33,6 +33,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use crate::attempt_record::AttemptRecord;
 use crate::controls::CancelledJobs;
+use crate::memory_budget::MemoryBudget;
 use crate::tags::TagKey;
 
 use consumers::RenamedConsumers;
@@ -300,8 +301,13 @@ impl Queue for JetStreamQueue {
         self.consumer(reading).await
     }
 
-    fn open(&self, reading: &QueueReading, credit: Credit) -> DeliverySource {
-        source::start(self.clone(), reading.clone(), credit)
+    fn open(
+        &self,
+        reading: &QueueReading,
+        credit: Credit,
+        memory: &Arc<MemoryBudget>,
+    ) -> DeliverySource {
+        source::start(self.clone(), reading.clone(), credit, Arc::clone(memory))
     }
 
     async fn forget(&self, reading: &QueueReading) -> Result<bool, Error> {

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::attempt_record::AttemptRecord;
 use crate::clock::Clock;
+use crate::memory_budget::MemoryBudget;
 use crate::queue::{
     ActiveReadings, CompletionPublication, Credit, DeadLetter, Delivery, DeliveryReceipt,
     DeliverySource, Error, ExistingCompletion, PostponedJob, PostponedState, PublishOutcome, Queue,
@@ -243,7 +244,12 @@ impl Queue for SimQueue {
         Ok(true)
     }
 
-    fn open(&self, reading: &QueueReading, mut credit: Credit) -> DeliverySource {
+    fn open(
+        &self,
+        reading: &QueueReading,
+        mut credit: Credit,
+        _: &Arc<MemoryBudget>,
+    ) -> DeliverySource {
         let (sender, deliveries) = mpsc::unbounded_channel();
         let (queue, flow) = (self.clone(), reading.flow.clone());
         let feed = tokio::spawn(async move {
