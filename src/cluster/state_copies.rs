@@ -9,8 +9,8 @@
 //! # How
 //!
 //! Each value that this process writes into a bucket is written into a file too. The file also has the time at which the
-//! server made the bucket. A data directory has a random name, which its worker writes into the bucket of accounts, so a start
-//! knows whether another data directory was the last one.
+//! server made the bucket. A data directory has a random name, which its worker writes into the bucket of accounts. A start
+//! so knows whether another data directory was the last one.
 //!
 //! # Invariants
 //!
