@@ -34,7 +34,8 @@ fn account() -> Tiers {
     }
 }
 
-/// The calls of the good team in a minute, beside a team at whose prompts the provider fails with `poison`.
+/// The calls of the good team in a minute, beside a team at whose prompts the provider fails with `poison`. Some calls of the
+/// good team fail too, as happens at every provider.
 async fn good_calls(poison: Answer, evil_jobs: usize) -> usize {
     let good = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&good);
@@ -43,8 +44,10 @@ async fn good_calls(poison: Answer, evil_jobs: usize) -> usize {
         if text.is_some_and(|text| text.starts_with("poison")) {
             return poison.clone();
         }
-        counted.fetch_add(1, Ordering::Relaxed);
-        answer()
+        match counted.fetch_add(1, Ordering::Relaxed) % 50 {
+            49 => (500, None, "{}".to_owned()),
+            _ => answer(),
+        }
     };
     let run = account().start(script).await;
     run.publish("good", Lane::Normal, GOOD_JOBS, "text");
@@ -57,7 +60,7 @@ async fn good_calls(poison: Answer, evil_jobs: usize) -> usize {
 async fn a_team_keeps_its_share_beside_every_kind_of_failing_prompt() {
     let error = |message: &str| json!({ "error": { "message": message, "type": "server_error" } });
     let alone = good_calls(answer(), 0).await;
-    assert_eq!(alone, GOOD_JOBS);
+    assert!(alone >= GOOD_JOBS, "each is called: {alone}");
     for (status, header, body) in [
         (500, None, error("boom").to_string()),
         (502, None, "bad gateway".to_owned()),

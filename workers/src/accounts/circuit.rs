@@ -14,8 +14,9 @@
 //! All accounts at one address share the breaker of a model, because what is broken there is broken for all of them.
 //!
 //! A team's prompts can make calls fail at a provider that works. So an outcome counts once a job, however often the job is
-//! tried. If several teams had calls within the window, calls stop only if the latest outcomes of at least two of them are
-//! failures. If one team alone had calls, its own failures suffice.
+//! tried. If several teams had calls within the window, calls stop only if at least two of them fail. A team fails if at
+//! least half of its last 10 jobs did: single failures happen to every team. If one team alone had calls, its own failures
+//! suffice.
 //!
 //! # Invariants
 //!
@@ -40,6 +41,8 @@ use super::state::{CallGate, ReadyState};
 const RECENT_CALLS: usize = 20;
 /// Age at which an ended call is no longer considered.
 const MAX_AGE: Duration = Duration::from_secs(60);
+/// Limit of recent jobs of a team that are considered.
+const RECENT_JOBS_OF_TEAM: usize = 10;
 /// Least number of ended calls from which anything is concluded.
 const MIN_CALLS: usize = 10;
 /// Length of the first break. It doubles with each further one, until most calls succeed again.
@@ -73,11 +76,36 @@ struct EndedCall {
     failed: bool,
 }
 
-/// The latest outcome of a team's calls.
+/// The latest outcomes of a team's calls.
 #[derive(Debug)]
-struct TeamOutcome {
+struct TeamOutcomes {
+    /// The time of the last one.
     at: Instant,
-    failed: bool,
+    /// One for each job, with true if it failed.
+    recent: VecDeque<(u64, bool)>,
+}
+
+impl TeamOutcomes {
+    fn new(at: Instant) -> Self {
+        Self {
+            at,
+            recent: VecDeque::new(),
+        }
+    }
+
+    fn count(&mut self, job: u64, failed: bool, now: Instant) {
+        self.at = now;
+        self.recent.retain(|(counted, _)| *counted != job);
+        self.recent.push_back((job, failed));
+        if self.recent.len() > RECENT_JOBS_OF_TEAM {
+            self.recent.pop_front();
+        }
+    }
+
+    fn is_failing(&self) -> bool {
+        let failed = self.recent.iter().filter(|(_, failed)| *failed).count();
+        failed * 2 >= self.recent.len()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -86,7 +114,7 @@ struct CircuitState {
     /// The recent calls, one for each job.
     ended: VecDeque<EndedCall>,
     /// The teams of the recent calls.
-    teams: HashMap<u64, TeamOutcome>,
+    teams: HashMap<u64, TeamOutcomes>,
     /// The number of breaks since most calls last succeeded.
     breaks: u32,
     next_call: u64,
@@ -162,8 +190,11 @@ impl CircuitState {
         while ended.len() > RECENT_CALLS || ended.front().is_some_and(is_old) {
             ended.pop_front();
         }
-        self.teams.insert(team, TeamOutcome { at: now, failed });
-        self.teams.retain(|_, outcome| outcome.at + MAX_AGE >= now);
+        let outcomes = self.teams.entry(team);
+        let outcomes = outcomes.or_insert_with(|| TeamOutcomes::new(now));
+        outcomes.count(job, failed, now);
+        self.teams
+            .retain(|_, outcomes| outcomes.at + MAX_AGE >= now);
     }
 
     /// Returns true if at least half of the recent calls failed; `None` if there were too few.
@@ -177,9 +208,9 @@ impl CircuitState {
         self.ended.iter().filter(|call| call.failed).count()
     }
 
-    /// Returns true if the failures may be those of one team's prompts: another team had calls, and its latest succeeded.
+    /// Returns true if the failures may be those of one team's prompts: another team had calls, and most of them succeeded.
     fn may_be_one_teams(&self) -> bool {
-        let failing = self.teams.values().filter(|outcome| outcome.failed);
+        let failing = self.teams.values().filter(|outcomes| outcomes.is_failing());
         self.teams.len() > 1 && failing.count() < 2
     }
 
@@ -374,6 +405,21 @@ mod tests {
             false => permit.answered(at),
         }
         true
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn single_failures_of_a_good_team_stop_nothing_beside_a_failing_one() {
+        let circuit = Arc::new(CircuitBreaker::default());
+        let start = Instant::now();
+        for job in 0..2_000 {
+            let at = start + job * SECOND / 40;
+            let job = u64::from(job);
+            let is_good = job.is_multiple_of(2);
+            let team = if is_good { GOOD } else { EVIL };
+            let fails = !is_good || job.is_multiple_of(20);
+            let origin = CallOrigin { team, job };
+            assert!(call_of(&circuit, at, origin, fails), "call {job}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -48,12 +48,10 @@ impl SavedMoment {
 
     /// Returns the time from this moment to `now`, whatever the wall clock was set to. It is zero where nothing shows it.
     pub fn time_until(&self, now: &Self) -> Duration {
-        let same_boot = self.boot.is_some() && self.boot == now.boot;
-        let by_boot = now.since_boot_ms.checked_sub(self.since_boot_ms);
-        match by_boot.filter(|_| same_boot) {
-            Some(millis) => Duration::from_millis(millis),
-            None => Duration::try_from(now.wall.duration_since(self.wall)).unwrap_or_default(),
+        if self.boot.is_some() && self.boot == now.boot {
+            return Duration::from_millis(now.since_boot_ms.saturating_sub(self.since_boot_ms));
         }
+        Duration::try_from(now.wall.duration_since(self.wall)).unwrap_or_default()
     }
 
     /// Returns by how much the wall clock was set between this moment and `now`: forward if it is positive.
