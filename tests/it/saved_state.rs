@@ -8,7 +8,7 @@ use forebay_workers::accounts::AccountState;
 use forebay_workers::clock::{Clock, SystemClock};
 use serde_json::json;
 
-use crate::support::{Forebay, answer_text, chat, control, provider};
+use crate::support::{Forebay, answer_text, chat, control, provider, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spent_long_limit_stays_spent_over_a_restart() {
@@ -87,12 +87,14 @@ async fn account_state_is_written_again_after_its_bucket_is_deleted() {
             answer_text(&forebay.completion("default", None, id).await),
             "You said: hello"
         );
-        forebay
-            .connection
-            .context
-            .delete_key_value("AI_ACCOUNTS")
-            .await
-            .expect("deleted");
+        // It is made again with the next write, or within seconds where nothing is to be written.
+        let context = &forebay.connection.context;
+        until("the bucket", async || {
+            context.get_key_value("AI_ACCOUNTS").await.is_ok()
+        })
+        .await;
+        let deleted = context.delete_key_value("AI_ACCOUNTS").await;
+        deleted.expect("deleted");
     }
 }
 
