@@ -236,7 +236,7 @@ async fn server(config: &Config) -> Result<(String, Vec<String>), Error> {
         let server = server::find().map_err(|error| Error::Unreachable(error.into()))?;
         // It has one user, so no team can do another harm.
         return Ok((
-            format!("the minded server is {}", server.display()),
+            format!("the managed server is {}", server.display()),
             Vec::new(),
         ));
     };

@@ -178,7 +178,7 @@ impl ConfigChecker<'_> {
         if listen.is_some_and(|listen| !listen.ip().is_loopback()) {
             self.wrong(
                 "nats.listen",
-                "the minded server serves this machine alone; run your own and set nats.url",
+                "the managed server serves this machine alone; run your own and set nats.url",
             );
         }
         let prefix = raw.prefix.unwrap_or_else(|| "ai".to_owned());

@@ -1,93 +1,33 @@
 //! Values that Forebay did not write, in the place of its own state: acknowledgements that a team aims at it, and copies.
 
-use std::path::Path;
 use std::time::Duration;
 
-use async_nats::Client;
-use async_nats::jetstream::{self, Context, kv};
+use async_nats::jetstream::{self, kv};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE;
 use forebay::app::App;
 use forebay::cluster::worker_lease::WhenHeld;
 use forebay::control::messages::{AccountsReport, OrdersReply, SwitchRequest};
 use forebay_schemas::Status;
-use forebay_schemas::header::{OBJECT_HEADER, TAG_HEADER};
+use forebay_schemas::header::OBJECT_HEADER;
 use forebay_workers::PauseTarget;
 use forebay_workers::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 
+use crate::support::shared_server::{accounts, aim, is_tagged, server, until_tagged};
 use crate::support::{
-    Account, Forebay, ForebayBuilder, answer_text, chat, control, install_crypto, nats_server,
-    provider, until,
+    Forebay, answer_text, chat, control, provider, until, with_deadline_in_a_second,
 };
 
 const LEASE: &str = "$KV.AI_NODES.worker";
-
-/// A server that Forebay does not manage, and a client of it, as a team has one.
-pub(crate) async fn server(dir: &Path) -> (tokio::process::Child, String, Client) {
-    install_crypto();
-    let config = format!("jetstream {{ store_dir: {:?} }}\n", dir.join("store"));
-    let (child, address) = nats_server(dir, &config, &[]).await;
-    let client = async_nats::connect(&address).await.expect("connected");
-    (child, address, client)
-}
-
-/// Publishes one job whose acknowledgement the server writes to `subject`.
-pub(crate) async fn aim(client: &Client, subject: &str) {
-    let job = json!({ "body": { "messages": [] } }).to_string();
-    let jobs = "ai.jobs.nothing.evil".to_owned();
-    let aimed = client.publish_with_reply(jobs, subject.to_owned(), job.into());
-    aimed.await.expect("sent");
-    client.flush().await.expect("sent");
-}
-
-/// Returns true if the last message on a bucket's subject carries a tag and is no copy.
-async fn is_tagged(context: &Context, bucket: &str, subject: &str) -> bool {
-    let stream = context.get_stream(format!("KV_{bucket}")).await;
-    let stream = stream.expect("the bucket");
-    let last = stream.get_last_raw_message_by_subject(subject).await;
-    last.is_ok_and(|last| {
-        last.headers.get(TAG_HEADER).is_some() && last.headers.get("Nats-Stream").is_none()
-    })
-}
-
-/// Waits until the last message on a bucket's subject is foreign, or is tagged again.
-pub(crate) async fn until_tagged(context: &Context, bucket: &str, subject: &str, tagged: bool) {
-    until("the bucket's value", async || {
-        is_tagged(context, bucket, subject).await == tagged
-    })
-    .await;
-}
-
-pub(crate) async fn accounts(forebay: &Forebay) -> AccountsReport {
-    let shown = control(forebay, "accounts", &()).await;
-    shown.expect("the accounts")
-}
-
-pub(crate) fn worker(
-    provider: &forebay_simulator::Provider,
-    address: &str,
-    limits: &str,
-) -> ForebayBuilder {
-    Forebay::builder()
-        .account(Account::at("one", provider).limits(limits))
-        .pool("chat", "gpt-4o-mini", &["one"])
-        .nats(address)
-}
-
-pub(crate) fn with_deadline_in_a_second(id: &str) -> Value {
-    let mut job = chat(id, "hello");
-    let deadline = SystemClock.now() + Duration::from_secs(1);
-    job["deadline"] = json!(deadline);
-    job
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_value_ends_no_lease() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_server, address, team) = server(dir.path()).await;
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+    let forebay = Forebay::limited(&provider, "{ concurrent = 8 }")
+        .nats(&address)
         .start()
         .await;
     let context = jetstream::new(team.clone());
@@ -102,7 +42,7 @@ async fn a_foreign_value_ends_no_lease() {
         }
         team.flush().await.expect("sent");
         until_tagged(&context, "AI_NODES", LEASE, false).await;
-        let rival = worker(&provider, &address, "{ concurrent = 8 }");
+        let rival = Forebay::limited(&provider, "{ concurrent = 8 }").nats(&address);
         let refused = App::start(&rival.parse(), WhenHeld::GiveUp)
             .await
             .err()
@@ -124,7 +64,10 @@ async fn a_foreign_value_makes_no_spent_limit_unspent_and_enables_no_key() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let context = jetstream::new(team.clone());
     let limits = "{ requests = 2, per = \"1h\" }";
-    let forebay = worker(&provider, &address, limits).start().await;
+    let forebay = Forebay::limited(&provider, limits)
+        .nats(&address)
+        .start()
+        .await;
     forebay.publish("ai.jobs.chat", &chat("a", "hello")).await;
     forebay.completion("default", None, "a").await;
     let stopped = forebay.stop().await;
@@ -172,7 +115,8 @@ async fn a_foreign_value_is_no_order() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_server, address, team) = server(dir.path()).await;
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+    let forebay = Forebay::limited(&provider, "{ concurrent = 8 }")
+        .nats(&address)
         .start()
         .await;
     let paused = PauseTarget::Pool("chat".to_owned());
@@ -212,7 +156,8 @@ async fn a_start_keeps_what_an_operator_set_of_a_bucket() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_server, address, team) = server(dir.path()).await;
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+    let forebay = Forebay::limited(&provider, "{ concurrent = 8 }")
+        .nats(&address)
         .start()
         .await;
     let context = jetstream::new(team);
@@ -239,7 +184,8 @@ async fn a_foreign_value_hides_no_object() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_server, address, team) = server(dir.path()).await;
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+    let forebay = Forebay::limited(&provider, "{ concurrent = 8 }")
+        .nats(&address)
         .start()
         .await;
     let context = jetstream::new(team.clone());
@@ -310,7 +256,8 @@ async fn the_buckets_of_an_earlier_version_are_taken_over() {
     states.put("junk", "{}".into()).await.expect("put");
 
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+    let forebay = Forebay::limited(&provider, "{ concurrent = 8 }")
+        .nats(&address)
         .start()
         .await;
     let shown = accounts(&forebay).await;
@@ -334,7 +281,8 @@ async fn an_acknowledgement_that_is_aimed_at_a_schedule_does_not_stop_it() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_server, address, team) = server(dir.path()).await;
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+    let forebay = Forebay::limited(&provider, "{ concurrent = 8 }")
+        .nats(&address)
         .start()
         .await;
     for id in ["kept", "cancelled"] {
@@ -361,7 +309,8 @@ async fn a_due_job_that_forebay_did_not_schedule_is_called_by_no_account() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_server, address, team) = server(dir.path()).await;
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+    let forebay = Forebay::limited(&provider, "{ concurrent = 8 }")
+        .nats(&address)
         .start()
         .await;
     let context = jetstream::new(team);

@@ -17,7 +17,7 @@ use crate::support::{
     Account, Forebay, answer_text, chat, eventually, provider, soon, until, wait_for_calls,
 };
 
-/// More than the 8 MiB that the minded server takes of a message.
+/// More than the 8 MiB that the managed server takes of a message.
 const LARGE: usize = 9 << 20;
 /// More than a dead letter holds itself.
 const HALF_LARGE: usize = 2 << 20;

@@ -17,7 +17,7 @@ use crate::support::{
     nats_server, next_copy, provider, wait_for_calls,
 };
 
-/// More than the 8 MiB that the minded server takes of a message.
+/// More than the 8 MiB that the managed server takes of a message.
 const LARGE: usize = 9 << 20;
 /// One job waits for so long while others are published.
 const ONE_AT_A_TIME: &str = "{ concurrent = 1 }, { requests = 1, per = \"2s\" }";

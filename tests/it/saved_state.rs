@@ -1,14 +1,12 @@
 //! What of accounts and of teams' limits outlives a process.
 
-use std::time::Duration;
-
 use forebay::control::messages::{AccountsReport, SwitchRequest};
 use forebay_schemas::{AccountEvent, Status};
 use forebay_workers::accounts::AccountState;
-use forebay_workers::clock::{Clock, SystemClock};
-use serde_json::json;
 
-use crate::support::{Forebay, answer_text, chat, control, provider, until};
+use crate::support::{
+    Forebay, answer_text, chat, control, provider, until, with_deadline_in_a_second,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spent_long_limit_stays_spent_over_a_restart() {
@@ -96,17 +94,6 @@ async fn account_state_is_written_again_after_its_bucket_is_deleted() {
         let deleted = context.delete_key_value("AI_ACCOUNTS").await;
         deleted.expect("deleted");
     }
-}
-
-/// A job that has a second.
-fn with_deadline_in_a_second(id: &str) -> serde_json::Value {
-    let mut job = chat(id, "hello");
-    let deadline = SystemClock
-        .now()
-        .checked_add(Duration::from_secs(1))
-        .expect("soon");
-    job["deadline"] = json!(deadline.to_string());
-    job
 }
 
 #[tokio::test(flavor = "multi_thread")]

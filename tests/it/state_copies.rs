@@ -5,10 +5,10 @@ use forebay::control::messages::{OrdersReply, QueuesReport};
 use forebay_schemas::{Names, Status};
 use forebay_workers::PauseTarget;
 
-use crate::foreign_values::{
-    accounts, aim, server, until_tagged, with_deadline_in_a_second, worker,
+use crate::support::shared_server::{accounts, aim, server, until_tagged};
+use crate::support::{
+    Forebay, answer_text, chat, control, provider, until, with_deadline_in_a_second,
 };
-use crate::support::{answer_text, chat, control, provider, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_copy_of_a_replaced_state_counts() {
@@ -17,7 +17,10 @@ async fn the_copy_of_a_replaced_state_counts() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let context = jetstream::new(team.clone());
     let limits = "{ requests = 2, per = \"1h\" }";
-    let forebay = worker(&provider, &address, limits).start().await;
+    let forebay = Forebay::limited(&provider, limits)
+        .nats(&address)
+        .start()
+        .await;
     forebay.publish("ai.jobs.chat", &chat("a", "hello")).await;
     forebay.completion("default", None, "a").await;
     let stopped = forebay.stop().await;
@@ -52,12 +55,16 @@ async fn a_copy_does_not_count_after_another_data_directory_wrote() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let context = jetstream::new(team.clone());
     let limits = "{ requests = 2, per = \"1h\" }";
-    let stopped = worker(&provider, &address, limits)
+    let stopped = Forebay::limited(&provider, limits)
+        .nats(&address)
         .start()
         .await
         .stop()
         .await;
-    let other = worker(&provider, &address, limits).start().await;
+    let other = Forebay::limited(&provider, limits)
+        .nats(&address)
+        .start()
+        .await;
     other.stop().await;
     let subject = "$KV.AI_ACCOUNTS.one";
     aim(&team, subject).await;
@@ -74,7 +81,8 @@ async fn the_copy_of_a_replaced_or_lost_order_counts() {
     let (_server, address, team) = server(dir.path()).await;
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let context = jetstream::new(team.clone());
-    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+    let forebay = Forebay::limited(&provider, "{ concurrent = 8 }")
+        .nats(&address)
         .start()
         .await;
     let paused = PauseTarget::Pool("chat".to_owned());
@@ -113,7 +121,8 @@ async fn foreign_messages_among_scheduled_jobs_are_deleted_at_the_start() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_server, address, team) = server(dir.path()).await;
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let forebay = worker(&provider, &address, "{ concurrent = 8 }")
+    let forebay = Forebay::limited(&provider, "{ concurrent = 8 }")
+        .nats(&address)
         .start()
         .await;
     for subject in [

@@ -2,6 +2,7 @@
 
 mod builder;
 pub(crate) mod cluster;
+pub(crate) mod shared_server;
 mod stopwatch;
 mod waits;
 
@@ -18,6 +19,7 @@ use forebay::worker::JetStreamWorker;
 use forebay_schemas::Completion;
 use forebay_simulator::Provider;
 use forebay_simulator::fault::FaultPlan;
+use forebay_workers::clock::{Clock, SystemClock};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -179,7 +181,11 @@ impl Forebay {
             deliver_policy: DeliverPolicy::All,
             ..OrderedConfig::default()
         };
-        let consumer = stream.create_consumer(config).await.expect("a consumer");
+        // A cluster that has just lost a server may choose that one for the consumer.
+        let consumer = eventually("a consumer", async || {
+            stream.create_consumer(config.clone()).await.ok()
+        })
+        .await;
         let mut messages = consumer.messages().await.expect("messages");
         soon(subject, messages.next())
             .await
@@ -342,4 +348,12 @@ pub(crate) fn answer_text(completion: &Completion) -> String {
         .and_then(Value::as_str)
         .unwrap_or_default()
         .to_owned()
+}
+
+/// A job that has a second.
+pub(crate) fn with_deadline_in_a_second(id: &str) -> Value {
+    let mut job = chat(id, "hello");
+    let deadline = SystemClock.now() + Duration::from_secs(1);
+    job["deadline"] = json!(deadline);
+    job
 }

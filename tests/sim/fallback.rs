@@ -95,6 +95,22 @@ pub(crate) struct ScriptedRun {
 const AT_ONCE: Amount = Amount::Concurrent(10);
 
 impl Tiers {
+    /// Returns one account that makes `rate` calls a second.
+    pub(crate) fn of_rate(rate: u64) -> Self {
+        let limit = Amount::PerPeriod {
+            dimension: LimitDimension::Requests,
+            limit: rate,
+            per: Duration::from_secs(1),
+            algorithm: Algorithm::Smooth,
+            day_in: None,
+        };
+        Self {
+            provider: "openai",
+            limit,
+            after: &[("one", 0)],
+        }
+    }
+
     fn of_openai(after: &'static [(&'static str, u64)]) -> Self {
         Self {
             provider: "openai",

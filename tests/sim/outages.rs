@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use forebay_providers::cost::LimitDimension;
 use forebay_schemas::{Flow, Lane};
-use forebay_workers::accounts::{Algorithm, Amount};
 use forebay_workers::sim::queue::Publishing;
 use serde_json::{Value, json};
 
@@ -18,25 +16,13 @@ const JOBS: usize = 300;
 
 /// Starts a worker that makes `rate` calls a second. Returns it and the number of calls.
 async fn start(rate: u64) -> (ScriptedRun, Arc<AtomicUsize>) {
-    let limit = Amount::PerPeriod {
-        dimension: LimitDimension::Requests,
-        limit: rate,
-        per: Duration::from_secs(1),
-        algorithm: Algorithm::Smooth,
-        day_in: None,
-    };
-    let account = Tiers {
-        provider: "openai",
-        limit,
-        after: &[("one", 0)],
-    };
     let calls = Arc::<AtomicUsize>::default();
     let counted = Arc::clone(&calls);
     let script = move |_: &str, _: &Value| {
         counted.fetch_add(1, Ordering::Relaxed);
         answer()
     };
-    (account.start(script).await, calls)
+    (Tiers::of_rate(rate).start(script).await, calls)
 }
 
 fn publish(run: &ScriptedRun) {

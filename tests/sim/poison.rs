@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use forebay_providers::cost::LimitDimension;
 use forebay_schemas::Lane;
-use forebay_workers::accounts::{Algorithm, Amount};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -20,18 +18,7 @@ const EVIL_JOBS: usize = 2_000;
 
 /// An account of 40 calls a second.
 fn account() -> Tiers {
-    let limit = Amount::PerPeriod {
-        dimension: LimitDimension::Requests,
-        limit: 40,
-        per: Duration::from_secs(1),
-        algorithm: Algorithm::Smooth,
-        day_in: None,
-    };
-    Tiers {
-        provider: "openai",
-        limit,
-        after: &[("one", 0)],
-    }
+    Tiers::of_rate(40)
 }
 
 /// The calls of the good team in a minute, beside a team at whose prompts the provider fails with `poison`. Some calls of the

@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_providers::cost::LimitDimension;
 use forebay_schemas::Lane;
-use forebay_workers::accounts::{Algorithm, Amount};
 use forebay_workers::{Config, TeamConfig};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -15,19 +13,7 @@ use crate::fallback::{ScriptedRun, Tiers, answer};
 
 /// An account of 40 calls a second.
 fn config() -> Config {
-    let limit = Amount::PerPeriod {
-        dimension: LimitDimension::Requests,
-        limit: 40,
-        per: Duration::from_secs(1),
-        algorithm: Algorithm::Smooth,
-        day_in: None,
-    };
-    let account = Tiers {
-        provider: "openai",
-        limit,
-        after: &[("one", 0)],
-    };
-    account.config()
+    Tiers::of_rate(40).config()
 }
 
 /// The first words of the texts that were called, in order. Those of a test are equally long, since turns are paid for in

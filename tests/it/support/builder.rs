@@ -13,7 +13,7 @@ use super::{Forebay, install_crypto};
 /// Limits that no test reaches.
 pub(crate) const UNLIMITED: &str = "{ concurrent = 256 }";
 
-/// A minded server on any free port, whose streams need little of a disk.
+/// A managed server on any free port, whose streams need little of a disk.
 ///
 /// A server keeps room for the most that its streams may hold.
 const DEFAULTS: &str = "[nats]\nlisten = \"127.0.0.1:0\"\n[data]\n[streams]\njobs_max_bytes = \"64MiB\"\n\
