@@ -7,13 +7,16 @@
 //!
 //! # How
 //!
-//! A refusal of a job that was refused before teaches something only if no call was accepted that was permitted after
-//! that. Then the limit, and not the job, may be the reason.
+//! A refusal of a job that was refused before teaches nothing if ten calls were accepted that were permitted after that.
+//! Then the job, and not the limit, may be the reason. Fewer accepted calls show little: a limit of a few calls a minute
+//! accepts some before it refuses the same job again.
 
 use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
+/// Number of accepted calls after which the job may be the reason of its next refusal.
+const ENOUGH_ACCEPTED: usize = 10;
 /// Number of the jobs that are remembered.
 const MAX_REMEMBERED_JOBS: usize = 64;
 
@@ -22,14 +25,18 @@ const MAX_REMEMBERED_JOBS: usize = 64;
 pub(super) struct RefusedJobs {
     /// Each job with the time of its last refusal, the latest last.
     refused: VecDeque<(u64, Instant)>,
-    /// The last time at which a call was permitted that was then accepted.
-    accepted: Option<Instant>,
+    /// The times at which the last [`ENOUGH_ACCEPTED`] accepted calls were permitted, the latest last.
+    accepted: VecDeque<Instant>,
 }
 
 impl RefusedJobs {
     /// Notes that a call was accepted which was permitted at `granted`.
     pub(super) fn accepted(&mut self, granted: Instant) {
-        self.accepted = self.accepted.max(Some(granted));
+        let later = self.accepted.partition_point(|at| *at <= granted);
+        self.accepted.insert(later, granted);
+        if self.accepted.len() > ENOUGH_ACCEPTED {
+            self.accepted.pop_front();
+        }
     }
 
     /// Notes that a call of `job` was refused. Returns true if that says something about the limit.
@@ -40,7 +47,13 @@ impl RefusedJobs {
             self.refused.pop_front();
         }
         self.refused.push_back((job, now));
-        before.is_none_or(|(_, at)| self.accepted.is_none_or(|accepted| accepted <= at))
+        before.is_none_or(|(_, at)| !self.has_enough_since(at))
+    }
+
+    /// Returns true if enough calls were accepted that were permitted after `at`.
+    fn has_enough_since(&self, at: Instant) -> bool {
+        let first = self.accepted.front();
+        self.accepted.len() == ENOUGH_ACCEPTED && first.is_some_and(|first| *first > at)
     }
 }
 
@@ -57,10 +70,12 @@ mod tests {
         let mut jobs = RefusedJobs::default();
         assert!(jobs.refused(1, at(1)));
         assert!(jobs.refused(1, at(2)), "no other call was accepted");
-        jobs.accepted(at(1));
-        assert!(jobs.refused(1, at(3)), "that call began before");
-        jobs.accepted(at(4));
-        assert!(!jobs.refused(1, at(5)), "the job alone is refused");
-        assert!(jobs.refused(2, at(5)), "another job");
+        (0..ENOUGH_ACCEPTED).for_each(|_| jobs.accepted(at(1)));
+        assert!(jobs.refused(1, at(3)), "those calls began before");
+        (1..ENOUGH_ACCEPTED).for_each(|_| jobs.accepted(at(4)));
+        assert!(jobs.refused(1, at(4)), "too few calls");
+        (0..ENOUGH_ACCEPTED).for_each(|_| jobs.accepted(at(5)));
+        assert!(!jobs.refused(1, at(6)), "the job alone is refused");
+        assert!(jobs.refused(2, at(6)), "another job");
     }
 }
