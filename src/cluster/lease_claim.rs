@@ -18,6 +18,15 @@ pub(super) enum ClaimStep {
     Held,
 }
 
+/// What a process that writes the lease knows of other holders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Others {
+    /// It has waited for so long that none can call.
+    Waited,
+    /// It has seen none. The holder of a lost lease may still call.
+    Unknown,
+}
+
 /// The signs of a holder that a process saw which wants the lease.
 #[derive(Debug)]
 pub(super) struct LeaseClaim {
@@ -67,6 +76,14 @@ impl LeaseClaim {
                 self.since.get_or_insert_with(Instant::now);
                 self.take_after(self.timeout)
             }
+        }
+    }
+
+    /// Returns what the process knows of other holders when it may take the lease.
+    pub(super) fn others(&self) -> Others {
+        match self.since {
+            Some(_) => Others::Waited,
+            None => Others::Unknown,
         }
     }
 

@@ -10,7 +10,7 @@ use forebay_workers::fence::CallFence;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::lease_claim::holder;
+use super::lease_claim::{Others, holder};
 use super::lease_holder::LeaseHolder;
 use crate::nats::bucket::{self, Bucket, BucketEntry, BucketWrite};
 
@@ -24,6 +24,10 @@ pub(super) const TTL: Duration = Duration::from_secs(6);
 const VALIDITY: Duration = Duration::from_secs(5);
 /// The interval at which the holder renews the lease.
 pub(super) const RENEW_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The age up to which a bucket without a lease may stand for one that was lost with the store. It is larger than
+/// [`VALIDITY`], since the server tells the age by its own clock.
+const LONGEST_NEW: Duration = Duration::from_secs(60);
 
 /// How long this process holds the lease for certain. Clones share it.
 #[derive(Debug, Clone)]
@@ -135,7 +139,7 @@ impl LeaseRenewal {
     /// Renews the lease. Returns false if another process holds it.
     async fn renew(&self) -> Result<bool, bucket::Error> {
         let expected = self.revision.load(Ordering::Relaxed);
-        match self.write(expected).await {
+        match self.write(expected, Others::Unknown).await {
             Ok(true) => return Ok(true),
             Ok(false) => {}
             // The bucket may have been lost with the store.
@@ -149,12 +153,12 @@ impl LeaseRenewal {
                 let is_mine = holder(&entry).is_some_and(|holder| holder == self.me);
                 if is_mine {
                     // It was stored although its acknowledgement was lost. When it was sent is not known.
-                    self.write(*revision).await?;
+                    self.write(*revision, Others::Unknown).await?;
                 }
                 Ok(is_mine)
             }
             BucketEntry::Missing { revision } => {
-                self.write(*revision).await?;
+                self.write(*revision, Others::Unknown).await?;
                 Ok(true)
             }
             BucketEntry::Foreign { revision } => {
@@ -164,7 +168,7 @@ impl LeaseRenewal {
                     return Ok(false);
                 }
                 warn!("a value that Forebay did not write was under the worker's lease");
-                self.write(*revision).await?;
+                self.write(*revision, Others::Unknown).await?;
                 Ok(true)
             }
         }
@@ -172,25 +176,26 @@ impl LeaseRenewal {
 
     /// Writes the value at the expected revision, and moves the end of the fence. Returns false if the key has another
     /// revision.
-    pub(super) async fn write(&self, expected: u64) -> Result<bool, bucket::Error> {
+    pub(super) async fn write(&self, expected: u64, others: Others) -> Result<bool, bucket::Error> {
         let sent = self.fence.now();
         let value = self.value.clone();
         match self.bucket.put(KEY, value, expected, Some(TTL)).await? {
             BucketWrite::Stored(revision) => {
                 self.revision.store(revision, Ordering::Relaxed);
-                self.validate(sent, revision == 1);
+                let may_be_lost = expected == 0 && self.bucket.age() < LONGEST_NEW;
+                self.validate(sent, may_be_lost && others == Others::Unknown);
                 Ok(true)
             }
             BucketWrite::Conflict => Ok(false),
         }
     }
 
-    /// Moves the end of the fence for a write that was sent at `sent`. If it was the first one in the bucket, a holder of a
-    /// lost lease may still call, so the fence opens later.
-    fn validate(&self, sent: Duration, is_first: bool) {
+    /// Moves the end of the fence for a write that was sent at `sent`. If the holder of a lost lease may still call, the
+    /// fence opens later.
+    fn validate(&self, sent: Duration, others_may_call: bool) {
         let until = u64::try_from((sent + VALIDITY).as_nanos()).unwrap_or(u64::MAX);
         self.validity.until.store(until, Ordering::Relaxed);
-        if is_first && !self.fence.is_open() {
+        if others_may_call && !self.fence.is_open() {
             let valid_from = sent + VALIDITY;
             let nanos = u64::try_from(valid_from.as_nanos()).unwrap_or(u64::MAX);
             self.valid_from.store(nanos, Ordering::Relaxed);

@@ -21,11 +21,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tracing::warn;
+use tracing::{info, warn};
 
 /// The subdirectory of the data directory.
 const DIR: &str = "state";
@@ -49,6 +50,8 @@ pub struct StateCopy<T> {
 pub struct StateCopies {
     dir: Arc<Path>,
     id: Bytes,
+    /// True while copies cannot be written, so that a full disk is reported once.
+    is_failing: Arc<AtomicBool>,
 }
 
 impl StateCopies {
@@ -63,6 +66,7 @@ impl StateCopies {
         Ok(Self {
             dir: dir.into(),
             id,
+            is_failing: Arc::default(),
         })
     }
 
@@ -103,8 +107,13 @@ impl StateCopies {
                 fs::write(&unfinished, text)?;
                 fs::rename(unfinished, &path)
             });
-        if let Err(error) = written {
-            warn!(path = %path.display(), %error, "a copy of state cannot be written");
+        let was_failing = self.is_failing.swap(written.is_err(), Ordering::Relaxed);
+        match written {
+            Err(error) if !was_failing => {
+                warn!(path = %path.display(), %error, "a copy of state cannot be written");
+            }
+            Ok(()) if was_failing => info!("copies of state can be written again"),
+            _ => {}
         }
     }
 }

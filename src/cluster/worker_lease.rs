@@ -22,8 +22,8 @@
 //! A value that Forebay did not write ends no lease. Its holder puts its own value back. A process that waits cannot know
 //! whether there is a holder, so it waits for 8 seconds without a sign of one.
 //!
-//! A bucket that is empty may be one that was lost with the store. The first holder of a new bucket takes the lease at
-//! once, but makes no call for 5 seconds: the holder of a lost lease may still call for so long.
+//! A bucket that was made less than 60 seconds ago may be one that was lost with the store. Who finds no lease in it takes
+//! the lease at once, but makes no call for 5 seconds: the holder of a lost lease may still call for so long.
 //!
 //! # Invariants
 //!
@@ -226,7 +226,10 @@ impl<'a> Claimant<'a> {
         }
         match self.claim.judge(&entry) {
             // After a conflict another process was faster, or a foreign value came. The next look decides.
-            ClaimStep::Take => Ok(self.renewal.write(entry.revision()).await?),
+            ClaimStep::Take => {
+                let others = self.claim.others();
+                Ok(self.renewal.write(entry.revision(), others).await?)
+            }
             ClaimStep::Wait => Ok(false),
             ClaimStep::Held => Err(LookError::Held(holder(&entry))),
         }

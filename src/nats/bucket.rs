@@ -33,6 +33,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, LastRawMessageErrorKi
 use bytes::Bytes;
 use forebay_schemas::Names;
 use forebay_schemas::header::TAG_HEADER;
+use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::tags::TagKey;
 use futures::TryStreamExt;
 use parking_lot::RwLock;
@@ -210,6 +211,13 @@ impl Bucket {
     /// Returns when the server made the bucket, in nanoseconds since the Unix epoch.
     pub fn made_at(&self) -> i128 {
         self.origin.read().created.unix_timestamp_nanos()
+    }
+
+    /// Returns the time since the server made the bucket. Of two clocks that differ, it is the difference.
+    pub fn age(&self) -> Duration {
+        let now = SystemClock.now().as_nanosecond();
+        let nanos = now.abs_diff(self.made_at());
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     fn error(&self, problem: impl ToString) -> Error {

@@ -19,6 +19,10 @@ const HEARTBEAT_FILE: &str = "alive";
 /// The formats that this version reads. Each change that an older Forebay would misread adds a
 /// format.
 const FORMATS: [Format; 2] = [Format::One, Format::Two];
+/// The file that names the format of the directory.
+const FORMAT_FILE: &str = "format";
+/// The number of characters of a format file that an error shows.
+const LONGEST_SHOWN_FORMAT: usize = 20;
 /// The interval at which the holder writes the file `alive`.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -167,19 +171,30 @@ impl DataDir {
         self.path.join(name)
     }
 
-    /// Refuses a format that a newer Forebay wrote: this one might misread it.
+    /// Refuses a format that this version does not read: it might misread the data.
     fn check_format(&self) -> std::io::Result<()> {
         let format = self.format()?;
         let is_known = |known: &Format| known.number().to_string() == format;
         if format.is_empty() || FORMATS.iter().any(is_known) {
             return Ok(());
         }
-        let known = FORMATS
-            .map(|known| known.number().to_string())
-            .join(" and ");
-        Err(std::io::Error::other(format!(
-            "it has format {format}, which a newer Forebay wrote; this one knows formats {known}"
-        )))
+        let known = FORMATS.map(|known| known.number().to_string());
+        let known = known.join(" and ");
+        let newest = u32::from(Format::default().number());
+        Err(std::io::Error::other(match format.parse::<u32>() {
+            Ok(number) if number > newest => format!(
+                "it has format {number}, which a newer Forebay wrote; this one knows formats {known}"
+            ),
+            _ => {
+                let path = self.join(FORMAT_FILE);
+                let start: String = format.chars().take(LONGEST_SHOWN_FORMAT).collect();
+                format!(
+                    "{} names no format, but begins with {start:?}; this Forebay knows formats {known}. Restore the file, or use \
+                     another directory",
+                    path.display()
+                )
+            }
+        }))
     }
 
     /// Marks the directory with the newest format. An older Forebay then refuses to work on it.
@@ -195,14 +210,14 @@ impl DataDir {
         let mut file = File::create(&fresh)?;
         file.write_all(newest.as_bytes())?;
         file.sync_all()?;
-        fs::rename(fresh, self.join("format"))
+        fs::rename(fresh, self.join(FORMAT_FILE))
     }
 
     /// Reads the directory's format. It is empty in a new directory, or if power was lost during
     /// the write.
     fn format(&self) -> std::io::Result<String> {
-        match fs::read_to_string(self.join("format")) {
-            Ok(format) => Ok(format.trim().to_owned()),
+        match fs::read(self.join(FORMAT_FILE)) {
+            Ok(format) => Ok(String::from_utf8_lossy(&format).trim().to_owned()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
             Err(error) => Err(error),
         }
@@ -217,5 +232,33 @@ impl DataDir {
 impl Drop for DataDir {
     fn drop(&mut self) {
         self.delete_holder();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(format: &[u8]) -> Option<String> {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join(FORMAT_FILE), format).expect("written");
+        DataDir::hold(dir.path())
+            .err()
+            .map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_format_that_is_not_known_is_refused_with_what_it_is() {
+        for known in [b"".as_slice(), b"1", b"2\n"] {
+            assert_eq!(refusal(known), None);
+        }
+        let newer = refusal(b"3").expect("refused");
+        assert!(newer.contains("format 3, which a newer"), "{newer}");
+        let long = [b'x'; 100_000];
+        for no_format in [b"0".as_slice(), b"-1", b"2.0", b"\xff\xfe", &long] {
+            let error = refusal(no_format).expect("refused");
+            let is_named = error.contains("format names no format, but begins with");
+            assert!(is_named && error.len() < 300, "{error}");
+        }
     }
 }

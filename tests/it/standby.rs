@@ -113,6 +113,20 @@ async fn a_worker_that_stands_by_takes_over_after_a_kill_and_after_a_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_finds_no_lease_in_a_new_bucket_calls_later_whatever_else_is_in_it() {
+    let pair = Pair::new().await;
+    let first = Serve::start(pair.first.path()).await;
+    let (status, log) = first.terminate().await;
+    assert!(status.success(), "{log}");
+    let bucket = pair.client.get_stream("KV_AI_NODES").await.expect("there");
+    bucket.purge().await.expect("purged");
+    let foreign = pair.client.publish("$KV.AI_NODES.other", "{}".into());
+    foreign.await.expect("sent").await.expect("stored");
+    let mut second = Serve::spawn(pair.second.path());
+    second.wait_for("the bucket of leases is new").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_was_stopped_for_longer_than_its_lease_calls_nothing_and_ends() {
     let pair = Pair::new().await;
     let mut first = Serve::start(pair.first.path()).await;
