@@ -92,8 +92,10 @@ impl Default for StoreBackpressure {
 
 impl StoreBackpressure {
     /// Stops calls: a result cannot be stored.
-    pub(crate) fn cannot_store(&self) -> UnstoredGuard<'_> {
-        self.unstored.fetch_add(1, Ordering::AcqRel);
+    pub(crate) fn cannot_store(&self, error: &dyn std::fmt::Display) -> UnstoredGuard<'_> {
+        if self.unstored.fetch_add(1, Ordering::AcqRel) == 0 {
+            warn!(%error, "a result cannot be stored; no call is made until it can be");
+        }
         UnstoredGuard(self)
     }
 
@@ -191,6 +193,7 @@ impl Drop for UnstoredGuard<'_> {
     fn drop(&mut self) {
         let Self(backpressure) = self;
         if backpressure.unstored.fetch_sub(1, Ordering::AcqRel) == 1 {
+            info!("all results are stored, calls go on");
             backpressure.changed.send_replace(());
         }
     }
@@ -216,7 +219,7 @@ mod tests {
     fn one_result_that_cannot_be_stored_stops_calls() {
         let backpressure = StoreBackpressure::default();
         let released = backpressure.releases();
-        let unstored = backpressure.cannot_store();
+        let unstored = backpressure.cannot_store(&"the disk is full");
         assert!(backpressure.is_on(at(0, true)));
         drop(unstored);
         assert!(!backpressure.is_on(at(0, true)) && released.has_changed().expect("open"));

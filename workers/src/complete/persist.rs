@@ -37,8 +37,7 @@ pub(crate) async fn persist<Q: Queue, U: Upstream>(
 ) {
     let store = || state.results.store(&admitted.identity, record, state.now());
     let Err(error) = store().await else { return };
-    warn!(%error, "a result cannot be stored; no call is made until it can be");
-    let _no_calls = state.backpressure.cannot_store();
+    let _no_calls = state.backpressure.cannot_store(&error);
     retry_until_done("storing a result", store).await;
 }
 

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use tracing::warn;
 
 use crate::complete::persist::persist;
 use crate::job::admitted_job::AdmittedJob;
 use crate::large::size_of;
 use crate::queue::{CompletionPublication, ExistingCompletion, PublishOutcome, Queue};
 use crate::store::results::ResultRecord;
-use crate::until_done::{FIRST_PAUSE, LONGEST_PAUSE};
+use crate::until_done::Retries;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
@@ -23,9 +22,8 @@ pub(crate) async fn publish<Q: Queue, U: Upstream>(
 ) -> Option<ResultRecord> {
     let mut record = record;
     let mut replaces = 0;
-    let mut pause = FIRST_PAUSE;
+    let mut retries = Retries::of("publishing a completion");
     let mut publishing = state.backpressure.publishing(size_of(&record.completion));
-    let mut is_reported = false;
     loop {
         let publication = CompletionPublication {
             completion: &record.completion,
@@ -68,11 +66,7 @@ pub(crate) async fn publish<Q: Queue, U: Upstream>(
             Err(problem) => problem,
         };
         publishing.refused();
-        if !std::mem::replace(&mut is_reported, true) {
-            warn!(identity = %admitted.identity, %problem, "a completion cannot be published yet");
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        retries.wait_after(problem).await;
     }
 }
 
