@@ -4,6 +4,7 @@ mod support;
 
 mod addressing;
 mod aims;
+mod attempts;
 mod cache;
 mod check;
 mod cluster;

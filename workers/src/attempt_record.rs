@@ -2,7 +2,6 @@
 
 use forebay_schemas::Attempt;
 use forebay_schemas::completion::MOST_ATTEMPTS;
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// The calls for an unfinished job.
@@ -17,6 +16,11 @@ pub struct AttemptRecord {
     pub(crate) attempts: Vec<(Attempt, bool)>,
     /// True if the last attempt is in flight.
     pub(crate) under_way: bool,
+}
+
+/// Returns true if two attempts of a job are the same call.
+pub(crate) fn is_same_call(one: &Attempt, other: &Attempt) -> bool {
+    (one.started_at, &one.account) == (other.started_at, &other.account)
 }
 
 impl AttemptRecord {
@@ -63,9 +67,13 @@ impl AttemptRecord {
         (self.fingerprint.as_str(), self.revision) == (fingerprint, revision)
     }
 
-    /// Returns when the last attempt began; `None` if there is none.
-    pub(crate) fn last_start(&self) -> Option<Timestamp> {
-        let (attempt, _) = self.attempts.last()?;
-        Some(attempt.started_at)
+    /// Returns true if the last attempt of `other` is among these, or if it has none.
+    pub(crate) fn has_last_of(&self, other: &Self) -> bool {
+        let Some((last, _)) = other.attempts.last() else {
+            return true;
+        };
+        self.attempts
+            .iter()
+            .any(|(attempt, _)| is_same_call(attempt, last))
     }
 }

@@ -3,6 +3,7 @@
 use forebay_schemas::{Attempt, Completion, OnAmbiguous};
 use tracing::warn;
 
+use crate::attempt_record::is_same_call;
 use crate::job::admitted_job::AdmittedJob;
 use crate::outcome::end::JobResult;
 use crate::outcome::outcome::CallOutcome;
@@ -76,9 +77,7 @@ pub(crate) async fn recall<Q: Queue, U>(
         admitted.revision,
     )?;
     for attempt in prior.attempts {
-        let same = |known: &Attempt| {
-            (known.started_at, &known.account) == (attempt.started_at, &attempt.account)
-        };
+        let same = |known: &Attempt| is_same_call(known, &attempt);
         if !admitted.attempts.iter().any(same) {
             admitted.add_attempt(attempt);
         }

@@ -36,6 +36,7 @@ use crate::controls::CancelledJobs;
 use crate::memory_budget::MemoryBudget;
 use crate::tags::TagKey;
 
+use attempts::KnownSequences;
 use consumers::RenamedConsumers;
 
 pub use completion_tags::{CompletionTags, UNTAGGED_UNTIL};
@@ -89,6 +90,8 @@ pub struct JetStreamQueue {
     /// Limits the consumers that are created or deleted at once. Of thousands, each would wait for all the others.
     consumer_slots: Arc<Semaphore>,
     renamed: RenamedConsumers,
+    /// The records of calls that this process knows.
+    attempts: Arc<KnownSequences>,
     requests: Objects,
     answers: Objects,
 }
@@ -110,6 +113,7 @@ impl JetStreamQueue {
             completion_tags: Arc::default(),
             consumer_slots: Arc::new(Semaphore::new(CONSUMER_SLOTS)),
             renamed: Arc::default(),
+            attempts: Arc::default(),
         }
     }
 
