@@ -10,7 +10,7 @@ use anyhow::anyhow;
 use forebay_workers::accounts::AccountState;
 use forebay_workers::clock::{SavedMoment, SystemClock};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -24,6 +24,8 @@ use crate::worker::JetStreamWorker;
 const LAST_WRITER: &str = "last.writer";
 /// The interval of checks for changed states.
 const CHANGE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// The shortest interval of writes that calls wait for.
+const SHORTEST_WRITE_INTERVAL: Duration = Duration::from_millis(20);
 /// The interval of checks that the bucket exists.
 const BUCKET_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The interval at which all states are written, changed or not.
@@ -174,7 +176,9 @@ impl AccountStates {
             let mut full_writes = tokio::time::interval(FULL_WRITE_INTERVAL);
             loop {
                 tokio::select! {
-                    _ = checks.tick(), if lease.is_held() => { self.write(&worker, true, &lease).await; }
+                    () = next_write(&mut checks, &worker), if lease.is_held() => {
+                        self.write(&worker, true, &lease).await;
+                    }
                     _ = bucket_checks.tick() => self.restore_bucket().await,
                     _ = full_writes.tick() => self.forget_written(),
                     Some(done) = requests.recv() => {
@@ -294,6 +298,18 @@ impl AccountStates {
             self.restore_bucket().await;
         }
         all
+    }
+}
+
+/// Waits until changed states should be written: in intervals, and soon after calls wait for that.
+async fn next_write(checks: &mut Interval, worker: &JetStreamWorker) {
+    let requested = async {
+        worker.save_requested().await;
+        tokio::time::sleep(SHORTEST_WRITE_INTERVAL).await;
+    };
+    tokio::select! {
+        _ = checks.tick() => {}
+        () = requested => {}
     }
 }
 

@@ -182,7 +182,7 @@ impl Account {
             last_problem: None,
             has_unknown_state: false,
             spent_at,
-            kept: false,
+            save_requests: None,
             spent_of_new_models: SpentLimits::new(),
         };
         Arc::new(Self {

@@ -173,6 +173,11 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         states
     }
 
+    /// Waits until a state must be persisted before calls can go on.
+    pub async fn save_requested(&self) {
+        self.state.save_requests.notified().await;
+    }
+
     /// Reports that the last state under `name` of [`Worker::saved_states`] is persisted.
     pub fn confirm(&self, name: &str) {
         for account in &self.state.accounts {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use crate::accounts::{Account, AccountState, CircuitBreakers, ClockPair, TeamLimits, Wake};
@@ -51,6 +51,8 @@ pub(crate) struct WorkerState<Q, U> {
     pub(crate) addressing: SubjectRules,
     /// The limits of each team that has some.
     pub(crate) team_limits: HashMap<String, Arc<TeamLimits>>,
+    /// Notified when an account or a team may not spend on before its state is persisted.
+    pub(crate) save_requests: Arc<Notify>,
     pub(crate) policy: RetryPolicy,
     pub(crate) controls: WorkerControls,
     pub(crate) fence: Arc<CallFence>,
@@ -106,10 +108,14 @@ impl<Q, U> WorkerState<Q, U> {
             wall: clock.now(),
         };
         let clocks = SavedMoment::of(clock.as_ref());
+        let save_requests = Arc::<Notify>::default();
         // Before anything is resumed: an account makes its meters then.
         if config.kept {
-            accounts.iter().for_each(|account| account.keep());
-            team_limits.values().for_each(|limits| limits.keep());
+            accounts
+                .iter()
+                .for_each(|account| account.keep(&save_requests));
+            let team_limits = team_limits.values();
+            team_limits.for_each(|limits| limits.keep(&save_requests));
         }
         let saved = &config.saved_states;
         for account in &accounts {
@@ -133,6 +139,7 @@ impl<Q, U> WorkerState<Q, U> {
             accounts,
             pools,
             team_limits,
+            save_requests,
             teams: config.teams,
             addressing: config.addressing,
             policy: config.policy,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::circuit::CircuitBreaker;
@@ -39,8 +40,8 @@ pub(super) struct AccountLedger {
     pub(super) has_unknown_state: bool,
     /// Until then a process before this one may have spent the limits.
     pub(super) spent_at: Option<Instant>,
-    /// True if spending of limits over more than a minute is persisted.
-    pub(super) kept: bool,
+    /// Notified when more of a limit over more than a minute must be persisted as spent; `None` if that is not persisted.
+    pub(super) save_requests: Option<Arc<Notify>>,
     /// Spent parts of the limits of each model that no saved state names.
     pub(super) spent_of_new_models: SpentLimits,
 }
@@ -90,8 +91,8 @@ impl AccountLedger {
             }
             let meter = Meter::new(limit.amount.clone(), now, self.spent_at);
             let mut meter = meter.with_clock(&account.clock);
-            if self.kept {
-                meter.keep();
+            if let Some(requests) = &self.save_requests {
+                meter.keep(requests);
             }
             if let Some(parts) = self.spent_of_new_models.get(&limit.key()) {
                 let wall = account.clock.now();

@@ -2,6 +2,9 @@
 //! pauses of keys and models, and the limits that were found.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
 
 use crate::accounts::learn::LearnedLimits;
 use crate::accounts::ledger::AccountLedger;
@@ -30,8 +33,8 @@ impl TeamLimits {
     }
 
     /// Holds back spending that is not written down yet, as [`Account::keep`] does.
-    pub fn keep(&self) {
-        self.each_meter(Meter::keep);
+    pub fn keep(&self, requests: &Arc<Notify>) {
+        self.each_meter(|meter| meter.keep(requests));
     }
 
     /// Notes that the last state is written down, as [`Account::confirm`] does.
@@ -102,9 +105,10 @@ impl Account {
     }
 
     /// Holds back, from now on, spending of long limits that is not written down yet. The caller writes down
-    /// [`Account::saved_state`] in intervals, and reports each write by [`Account::confirm`].
-    pub fn keep(&self) {
-        self.ledger().kept = true;
+    /// [`Account::saved_state`] in intervals and when `requests` is notified, and reports each write by
+    /// [`Account::confirm`].
+    pub fn keep(&self, requests: &Arc<Notify>) {
+        self.ledger().save_requests = Some(Arc::clone(requests));
     }
 
     /// Notes that the last result of [`Account::saved_state`] is written down.

@@ -511,7 +511,8 @@ async fn nothing_is_spent_of_a_day_that_is_not_written_down() {
     // Each process is killed when it waits for the next writing down.
     for _ in 0..3 {
         let account = account(limit(), 1);
-        account.keep();
+        let requests = Arc::default();
+        account.keep(&requests);
         account.resume(&written, moment);
         for _ in 0..4 {
             while let Ok(permit) = account.reserve("m", ONE, moment.instant) {
@@ -522,6 +523,7 @@ async fn nothing_is_spent_of_a_day_that_is_not_written_down() {
                 account.reserve("m", ONE, moment.instant).err(),
                 Some(Denied::UntilRelease)
             );
+            requests.notified().await;
             written = account.saved_state(true, moment);
             account.confirm();
         }

@@ -1,9 +1,11 @@
 //! The part of a meter that outlives the process: limits over more than a minute.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::Notify;
 
 use super::{Meter, MeterStrategy, NO_CALL};
 use crate::accounts::limit::{Amount, LONGEST_SPENT_AT_START};
@@ -20,10 +22,11 @@ const DAY_RESOLUTION: Duration = Duration::from_secs(1);
 const BLOCK_PARTS: u64 = 200;
 
 impl Meter {
-    /// From now on nothing is spent of a limit over more than a minute that is not persisted.
-    pub(in crate::accounts) fn keep(&mut self) {
+    /// From now on nothing is spent of a limit over more than a minute that is not persisted. `requests` is notified when
+    /// more must be.
+    pub(in crate::accounts) fn keep(&mut self, requests: &Arc<Notify>) {
         if matches!(self.amount, Amount::PerPeriod { per, .. } if per > LONGEST_SPENT_AT_START) {
-            self.write_ahead = Some(WriteAhead::default());
+            self.write_ahead = Some(WriteAhead::new(Arc::clone(requests)));
         }
     }
 

@@ -1,7 +1,11 @@
 //! The part of a long limit that is written down as spent. It may be spent even if the process is killed.
 
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
 /// The amounts of a limit that are spent and that are written down as spent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct WriteAhead {
     /// The amount that is spent since the process began.
     spent: u64,
@@ -11,9 +15,21 @@ pub(super) struct WriteAhead {
     offered: u64,
     /// The amount that a call needs which has to wait, or will soon; 0 if there is none.
     wanted: u64,
+    /// Notified when something is wanted.
+    requests: Arc<Notify>,
 }
 
 impl WriteAhead {
+    pub(super) fn new(requests: Arc<Notify>) -> Self {
+        Self {
+            spent: 0,
+            written: 0,
+            offered: 0,
+            wanted: 0,
+            requests,
+        }
+    }
+
     /// Notes that the last offer is written down.
     pub(super) fn confirm(&mut self) {
         self.written = u64::max(self.written, self.offered);
@@ -24,7 +40,7 @@ impl WriteAhead {
     pub(super) fn admits(&mut self, share: u64) -> bool {
         let admits = self.spent + share <= self.written;
         if !admits {
-            self.wanted = self.wanted.max(share);
+            self.want(share);
         }
         admits
     }
@@ -34,8 +50,15 @@ impl WriteAhead {
     pub(super) fn spend(&mut self, share: u64, block: u64) {
         self.spent += share;
         if self.written.saturating_sub(self.spent) <= block / 2 {
-            self.wanted = self.wanted.max(1);
+            self.want(1);
         }
+    }
+
+    fn want(&mut self, share: u64) {
+        if self.wanted == 0 {
+            self.requests.notify_one();
+        }
+        self.wanted = self.wanted.max(share);
     }
 
     /// Returns the amount to write down beyond what is spent. With `ahead` that is at least a `block` if something is
