@@ -102,6 +102,7 @@ impl App {
             }
         };
         let connection = Connection::open(&url, config).await?;
+        connection.secrets.keep_in(path);
         // The managed server belongs to this process alone. An external server may have another
         // worker.
         let (lease, fence) = match server {
@@ -159,11 +160,7 @@ impl App {
             .map_err(|error| Error::Unreachable(anyhow!("the services cannot start: {error}")))?;
         dir.announce(&url)
             .map_err(|error| Error::Usage(anyhow!(error)))?;
-        let streams = streams::watch(
-            connection.context.clone(),
-            connection.names.clone(),
-            config.streams,
-        );
+        let streams = streams::watch(connection.clone(), config.streams);
         let sweeps = objects::sweep(connection.clone());
         Ok(Started::Here(Box::new(App {
             connection,
@@ -230,8 +227,13 @@ impl App {
 
 /// Creates or updates the streams.
 async fn establish(connection: &Connection, config: &Config) -> Result<(), Error> {
-    let Connection { context, names, .. } = connection;
-    let established = streams::establish(context, names, &config.streams).await;
+    let Connection {
+        context,
+        names,
+        secrets,
+        ..
+    } = connection;
+    let established = streams::establish(context, names, &config.streams, secrets).await;
     established.map_err(stream_error)
 }
 

@@ -6,6 +6,7 @@ pub mod bucket;
 pub mod connection;
 pub mod permissions;
 pub mod replicas;
+pub mod stream_secrets;
 pub mod streams;
 
 pub mod objects;

@@ -403,5 +403,5 @@ pub(crate) async fn open(connection: &Connection) -> Result<Bucket, bucket::Erro
         has_ttl: false,
     };
     let is_state = |_: &str, value: &[u8]| serde_json::from_slice::<AccountState>(value).is_ok();
-    Bucket::open(&connection.context, &settings, is_state).await
+    Bucket::open(connection, &settings, is_state).await
 }

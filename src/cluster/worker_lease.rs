@@ -173,7 +173,7 @@ async fn open(connection: &Connection) -> Result<Bucket, bucket::Error> {
         has_ttl: true,
     };
     let is_holder = |_: &str, value: &[u8]| serde_json::from_slice::<LeaseHolder>(value).is_ok();
-    Bucket::open(&connection.context, &settings, is_holder).await
+    Bucket::open(connection, &settings, is_holder).await
 }
 
 /// A process that wants the lease.

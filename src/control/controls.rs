@@ -266,5 +266,5 @@ pub(crate) async fn open(connection: &Connection) -> Result<Bucket, bucket::Erro
         let order = serde_json::from_slice::<ControlOrder>(value);
         order.is_ok_and(|order| order.key() == key)
     };
-    Bucket::open(&connection.context, &settings, is_order).await
+    Bucket::open(connection, &settings, is_order).await
 }

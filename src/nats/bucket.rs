@@ -39,6 +39,7 @@ use futures::TryStreamExt;
 use parking_lot::RwLock;
 use tracing::{info, warn};
 
+use crate::nats::connection::Connection;
 use crate::nats::replicas::StreamCreator;
 use crate::nats::streams;
 
@@ -153,19 +154,22 @@ impl Bucket {
     /// # Errors
     /// Returns an error when NATS refuses or does not answer.
     pub async fn open(
-        context: &Context,
+        connection: &Connection,
         settings: &BucketSettings,
         is_ours: impl Fn(&str, &[u8]) -> bool,
     ) -> Result<Self, Error> {
+        let Connection {
+            context, secrets, ..
+        } = connection;
         let name = settings.name.clone();
         let failed = |problem: String| Error {
             bucket: name.clone(),
             problem,
         };
-        let fresh = TagKey::random();
+        let fresh = secrets.of_new_stream(&Names::key_value_stream(&name));
         let opened = open_stream(context, settings, &fresh).await;
         let stream = opened.map_err(failed)?;
-        if let Some(bucket) = Self::with_secret(context, &stream, settings) {
+        if let Some(bucket) = Self::with_secret(connection, &stream, settings) {
             return Ok(bucket);
         }
         let taken = take_over(context, &stream, settings, &fresh, is_ours).await;
@@ -173,14 +177,20 @@ impl Bucket {
         let opened = open_stream(context, settings, &fresh).await;
         let stream = opened.map_err(failed)?;
         // Another process may have stored its secret meanwhile. The one that is stored counts.
-        Self::with_secret(context, &stream, settings)
+        Self::with_secret(connection, &stream, settings)
             .ok_or_else(|| failed("its stream keeps no metadata".to_owned()))
     }
 
-    fn with_secret(context: &Context, stream: &Stream, settings: &BucketSettings) -> Option<Self> {
+    fn with_secret(
+        connection: &Connection,
+        stream: &Stream,
+        settings: &BucketSettings,
+    ) -> Option<Self> {
         let tags = TagKey::of_metadata(&stream.cached_info().config.metadata)?;
+        let name = Names::key_value_stream(&settings.name);
+        connection.secrets.remember(&name, &tags);
         Some(Self {
-            context: context.clone(),
+            context: connection.context.clone(),
             stream: stream.clone(),
             settings: settings.clone(),
             origin: Arc::new(RwLock::new(BucketOrigin {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::{Config, ConfigErrors};
+use crate::nats::stream_secrets::StreamSecrets;
 
 /// The reason why a command ends, as far as the exit code depends on it.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,8 @@ pub struct Connection {
     pub context: Context,
     /// The names of subjects, streams and buckets.
     pub names: Names,
+    /// The secrets of its streams.
+    pub secrets: StreamSecrets,
     /// Is cancelled when this process ends the connection itself.
     closing: CancellationToken,
 }
@@ -119,6 +122,7 @@ impl Connection {
             client,
             context,
             names: config.nats.names.clone(),
+            secrets: StreamSecrets::default(),
             closing,
         })
     }

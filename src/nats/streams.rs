@@ -3,7 +3,6 @@
 
 mod settings;
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy};
@@ -16,7 +15,9 @@ use tracing::{debug, warn};
 
 use self::settings::{SizedStream, streams, to_i64};
 use crate::config::{SMALLEST_STREAM, StreamSize, StreamsConfig};
+use crate::nats::connection::Connection;
 use crate::nats::replicas::{StreamCreator, has_one_replica_on_a_cluster, is_out_of_room};
+use crate::nats::stream_secrets::StreamSecrets;
 
 /// The interval of checks that all streams exist.
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -58,9 +59,10 @@ pub async fn establish(
     context: &Context,
     names: &Names,
     sizes: &StreamsConfig,
+    secrets: &StreamSecrets,
 ) -> Result<(), Error> {
     let mut missing = Vec::new();
-    for (wanted, size) in streams(names, sizes) {
+    for (wanted, size) in streams(names, sizes, secrets) {
         match existing(context, &wanted.name).await? {
             Some(found) => {
                 if let Some(misfit) = misfit(&found.config, &wanted) {
@@ -171,11 +173,10 @@ async fn replace_former(
 
 /// Creates streams again that are deleted while Forebay runs. Publishers and completions are then
 /// not refused until the next start. A stream whose messages carry tags keeps its secret.
-pub fn watch(context: Context, names: Names, sizes: StreamsConfig) -> tokio::task::JoinHandle<()> {
+pub fn watch(connection: Connection, sizes: StreamsConfig) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
-        let mut secrets = HashMap::new();
         loop {
-            if let Err(error) = create_missing(&context, &names, &sizes, &mut secrets).await {
+            if let Err(error) = create_missing(&connection, &sizes).await {
                 debug!(%error, "the streams cannot be looked at");
             }
             tokio::time::sleep(STREAM_CHECK_INTERVAL).await;
@@ -183,27 +184,26 @@ pub fn watch(context: Context, names: Names, sizes: StreamsConfig) -> tokio::tas
     })
 }
 
-/// Creates the streams that do not exist. `secrets` are the last known secrets, by the stream's name.
-async fn create_missing(
-    context: &Context,
-    names: &Names,
-    sizes: &StreamsConfig,
-    secrets: &mut HashMap<String, TagKey>,
-) -> Result<(), Error> {
+/// Creates the streams that do not exist.
+async fn create_missing(connection: &Connection, sizes: &StreamsConfig) -> Result<(), Error> {
+    let Connection {
+        context,
+        names,
+        secrets,
+        ..
+    } = connection;
     let mut missing = Vec::new();
-    for (mut wanted, size) in streams(names, sizes) {
-        let name = wanted.name.clone();
-        if let Some(found) = existing(context, &name).await? {
-            let stored = TagKey::of_metadata(&found.config.metadata);
-            secrets.extend(stored.map(|stored| (name, stored)));
+    for (wanted, size) in streams(names, sizes, secrets) {
+        if let Some(found) = existing(context, &wanted.name).await? {
+            if let Some(stored) = TagKey::of_metadata(&found.config.metadata) {
+                secrets.remember(&wanted.name, &stored);
+            }
             continue;
         }
         warn!(
-            stream = name,
+            stream = wanted.name,
             "the stream was deleted with all that it held; making it again"
         );
-        let secret = secrets.get(&name).map(TagKey::metadata_entry);
-        wanted.metadata.extend(secret);
         missing.push((wanted, size));
     }
     create(context, &missing).await

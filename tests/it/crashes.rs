@@ -81,9 +81,14 @@ impl Case {
             .config(SHARED_STREAMS);
         let config = builder.parse();
         let connection = Connection::open(url, &config).await.expect("connected");
-        streams::establish(&connection.context, &connection.names, &config.streams)
-            .await
-            .expect("streams");
+        streams::establish(
+            &connection.context,
+            &connection.names,
+            &config.streams,
+            &connection.secrets,
+        )
+        .await
+        .expect("streams");
         let case = Self {
             point,
             name,

@@ -67,9 +67,14 @@ async fn case(url: String, point: CrashPoint, passage: usize) {
     let config = builder.parse();
     let dir = builder.write();
     let connection = Connection::open(&url, &config).await.expect("connected");
-    streams::establish(&connection.context, &connection.names, &config.streams)
-        .await
-        .expect("streams");
+    streams::establish(
+        &connection.context,
+        &connection.names,
+        &config.streams,
+        &connection.secrets,
+    )
+    .await
+    .expect("streams");
     for index in 0..EACH {
         let (id, body) = (
             format!("vector-{index}"),

@@ -14,7 +14,7 @@ async fn a_flows_consumer_is_deleted_only_when_no_job_waits_or_is_held() {
     let connection = &forebay.connection;
     let names = Names::new("other").expect("a name");
     let sizes = Forebay::builder().parse().streams;
-    forebay::nats::streams::establish(&connection.context, &names, &sizes)
+    forebay::nats::streams::establish(&connection.context, &names, &sizes, &connection.secrets)
         .await
         .expect("established");
     let queue = JetStreamQueue::new(connection.client.clone(), names.clone());

@@ -407,7 +407,7 @@ async fn of_two_requests_scheduled_under_one_id_at_once_only_one_waits() {
     let connection = &forebay.connection;
     let names = Names::new("other").expect("a name");
     let sizes = Forebay::builder().parse().streams;
-    streams::establish(&connection.context, &names, &sizes)
+    streams::establish(&connection.context, &names, &sizes, &connection.secrets)
         .await
         .expect("established");
     let queue = JetStreamQueue::new(connection.client.clone(), names);

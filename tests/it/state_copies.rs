@@ -1,9 +1,12 @@
 //! Copies of Forebay's state in the data directory, where the true state was replaced or lost.
 
+use std::time::Duration;
+
 use async_nats::jetstream;
 use forebay::control::messages::{OrdersReply, QueuesReport};
 use forebay_schemas::{Names, Status};
 use forebay_workers::PauseTarget;
+use forebay_workers::clock::{Clock, SystemClock};
 
 use crate::support::shared_server::{accounts, aim, server, until_tagged};
 use crate::support::{
@@ -144,4 +147,36 @@ async fn foreign_messages_among_scheduled_jobs_are_deleted_at_the_start() {
     until("three foreign messages", async || foreign().await == 3).await;
     let _forebay = forebay.restart().await;
     until("no foreign message", async || foreign().await == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_settings_the_server_lost_keeps_what_forebay_wrote() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let forebay = Forebay::limited(&provider, "{ requests = 1, per = \"1h\" }")
+        .start()
+        .await;
+    forebay.publish("ai.jobs.chat", &chat("a", "hello")).await;
+    forebay.completion("default", None, "a").await;
+    let mut later = chat("later", "hello");
+    let in_seconds = |seconds| (SystemClock.now() + Duration::from_secs(seconds)).to_string();
+    later["not_before"] = in_seconds(8).into();
+    later["deadline"] = in_seconds(9).into();
+    forebay.publish("ai.jobs.chat", &later).await;
+    until("the job is scheduled", async || {
+        forebay.count("AI_SCHEDULED".to_owned()).await == 1
+    })
+    .await;
+    let stopped = forebay.stop().await;
+    for stream in ["KV_AI_ACCOUNTS", "AI_SCHEDULED"] {
+        let settings = format!("data/nats/store/jetstream/$G/streams/{stream}/meta.inf");
+        let path = stopped.dir().join(settings);
+        std::fs::remove_file(path).expect("it is there");
+    }
+
+    let forebay = stopped.start().await;
+    let shown = accounts(&forebay).await;
+    assert!(!shown.accounts[0].has_unknown_state, "{shown:?}");
+    assert_eq!(shown.accounts[0].keys[0].state, "ready", "{shown:?}");
+    let late = forebay.completion("default", None, "later").await;
+    assert_eq!(late.status, Status::Expired, "the one call is spent");
 }

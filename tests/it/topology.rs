@@ -7,6 +7,7 @@ use forebay::app::App;
 use forebay::cluster::worker_lease::WhenHeld;
 use forebay::config::Config;
 use forebay::nats::server::NatsServer;
+use forebay::nats::stream_secrets::StreamSecrets;
 use forebay::nats::streams;
 use forebay_schemas::Names;
 
@@ -40,9 +41,14 @@ async fn streams_are_made_once_and_found_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_server, context) = server(dir.path()).await;
     for _ in 0..2 {
-        streams::establish(&context, &Names::default(), &config().streams)
-            .await
-            .expect("established");
+        streams::establish(
+            &context,
+            &Names::default(),
+            &config().streams,
+            &StreamSecrets::default(),
+        )
+        .await
+        .expect("established");
     }
     let jobs = context
         .get_stream("AI_JOBS")
@@ -114,7 +120,13 @@ async fn an_existing_stream_with_unsafe_settings_is_refused_with_the_reason() {
             ..config_of_stream
         };
         context.create_stream(made).await.expect("made");
-        let error = streams::establish(&context, &names, &config().streams).await;
+        let error = streams::establish(
+            &context,
+            &names,
+            &config().streams,
+            &StreamSecrets::default(),
+        )
+        .await;
         let error = error.expect_err(field).to_string();
         assert!(
             error.contains(&name) && error.contains(field),
@@ -270,9 +282,14 @@ async fn a_server_with_little_room_has_smaller_streams_unless_their_size_is_give
     let given = Config::parse("[streams]\njobs_max_bytes = \"2GiB\"\n")
         .expect("a configuration")
         .streams;
-    let error = streams::establish(&context, &Names::default(), &given)
-        .await
-        .expect_err("no room");
+    let error = streams::establish(
+        &context,
+        &Names::default(),
+        &given,
+        &StreamSecrets::default(),
+    )
+    .await
+    .expect_err("no room");
     assert!(
         error
             .to_string()
@@ -281,9 +298,14 @@ async fn a_server_with_little_room_has_smaller_streams_unless_their_size_is_give
     );
     // Twice: what was made small stays so.
     for _ in 0..2 {
-        streams::establish(&context, &Names::default(), &config().streams)
-            .await
-            .expect("established");
+        streams::establish(
+            &context,
+            &Names::default(),
+            &config().streams,
+            &StreamSecrets::default(),
+        )
+        .await
+        .expect("established");
         let mut all = 0;
         for name in [
             "AI_JOBS",

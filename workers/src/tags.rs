@@ -52,13 +52,22 @@ impl TagKey {
 
     /// Returns the secret of a stream by the stream's metadata; `None` if there is none.
     pub fn of_metadata(metadata: &HashMap<String, String>) -> Option<Self> {
-        let text = metadata.get(SECRET_KEY)?;
+        Self::of_text(metadata.get(SECRET_KEY)?)
+    }
+
+    /// Returns the secret that [`TagKey::to_text`] wrote; `None` for another text.
+    pub fn of_text(text: &str) -> Option<Self> {
         Some(Self(bytes_of_hex(text)?.try_into().ok()?))
+    }
+
+    /// Returns the secret as text, for a place that only Forebay can read.
+    pub fn to_text(&self) -> String {
+        hex(&self.0)
     }
 
     /// Returns the entry of a stream's metadata that holds this secret.
     pub fn metadata_entry(&self) -> (String, String) {
-        (SECRET_KEY.to_owned(), hex(&self.0))
+        (SECRET_KEY.to_owned(), self.to_text())
     }
 
     fn mac(&self, parts: &[&[u8]]) -> Hmac<Sha256> {

@@ -9,9 +9,9 @@ use async_nats::jetstream::stream::{
 use forebay_schemas::format::FORMAT_1_UNTIL;
 use forebay_schemas::{Lane, Names};
 use forebay_workers::queue::jetstream::UNTAGGED_UNTIL;
-use forebay_workers::tags::TagKey;
 
 use crate::config::{StreamSize, StreamsConfig};
+use crate::nats::stream_secrets::StreamSecrets;
 
 /// Maximum number of consumers of a stream. Each flow has a durable consumer, and the server's own
 /// default is 1,000.
@@ -25,8 +25,12 @@ const MIN_DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
 /// A stream and its maximum size. `None` means no limit.
 pub(super) type SizedStream = (Config, Option<StreamSize>);
 
-/// Returns the streams with their intended settings. Each stream whose messages carry tags gets a new secret.
-pub(super) fn streams(names: &Names, sizes: &StreamsConfig) -> Vec<SizedStream> {
+/// Returns the streams with their intended settings. Each stream whose messages carry tags has a secret.
+pub(super) fn streams(
+    names: &Names,
+    sizes: &StreamsConfig,
+    secrets: &StreamSecrets,
+) -> Vec<SizedStream> {
     let base = |name: String, subjects: Vec<String>| Config {
         name,
         subjects,
@@ -75,7 +79,7 @@ pub(super) fn streams(names: &Names, sizes: &StreamsConfig) -> Vec<SizedStream> 
                     destination: names.all_seen_due(),
                     headers_only: true,
                 }),
-                metadata: HashMap::from([TagKey::random().metadata_entry()]),
+                metadata: HashMap::from([secrets.metadata_entry(&names.scheduled_stream())]),
                 ..base(names.scheduled_stream(), names.scheduled_subjects())
             },
             None,
@@ -86,7 +90,7 @@ pub(super) fn streams(names: &Names, sizes: &StreamsConfig) -> Vec<SizedStream> 
                 max_age: sizes.completions_max_age,
                 allow_direct: true,
                 metadata: HashMap::from([
-                    TagKey::random().metadata_entry(),
+                    secrets.metadata_entry(&names.completions_stream()),
                     (UNTAGGED_UNTIL.to_owned(), "0".to_owned()),
                 ]),
                 ..base(names.completions_stream(), vec![names.all_completions()])
