@@ -33,6 +33,8 @@ pub struct DecodedReply {
     /// True if the reply is an error, whatever its status. False for an answer, also for one that
     /// cannot be read.
     pub is_error: bool,
+    /// True if the error is a refusal that names no fault of the request: the account or the address may be the reason.
+    pub is_unexplained: bool,
 }
 
 /// The state of one limit, as the headers of a reply report it.

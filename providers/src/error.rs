@@ -13,6 +13,59 @@ use crate::decoded::ErrorScope;
 use crate::message::{Reply, header};
 use crate::registry::{ErrorRule, Provider, ReturnRule};
 
+/// The fields in which errors have their message.
+const MESSAGE_FIELDS: [&str; 8] = [
+    "message",
+    "Message",
+    "detail",
+    "msg",
+    "status_msg",
+    "error_msg",
+    "errmsg",
+    "error",
+];
+/// The fields in which errors have names.
+const NAME_FIELDS: [&str; 8] = [
+    "code",
+    "type",
+    "status",
+    "error_type",
+    "__type",
+    "status_code",
+    "error_code",
+    "errcode",
+];
+/// Statuses that speak of the request itself: it is too large, or it was read and is invalid.
+const TOO_LARGE_OR_INVALID: [u16; 2] = [413, 422];
+/// Fields of requests that errors name, beside those of the job: dialects have other names for some.
+const KNOWN_FIELDS: [&str; 12] = [
+    "messages",
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "tools",
+    "tool_choice",
+    "response_format",
+    "input",
+    "contents",
+    "generationconfig",
+    "stream",
+];
+/// Words of errors that speak of the request's form.
+const BAD_REQUEST_WORDS: [&str; 10] = [
+    "parameter",
+    "field required",
+    "is required",
+    "missing field",
+    "unknown field",
+    "invalid json",
+    "parse the json",
+    "not valid json",
+    "validation error",
+    "schema",
+];
+
 /// The contents of an error.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ErrorBody {
@@ -25,6 +78,8 @@ pub(super) struct ErrorBody {
     pub(super) wait: Option<Duration>,
     /// The HTTP status that the body itself contains.
     pub(super) status: Option<u16>,
+    /// The field of the request that the error names.
+    pub(super) parameter: Option<String>,
 }
 
 /// The meaning of an error at a provider.
@@ -34,6 +89,8 @@ pub(super) struct ErrorMeaning {
     pub(super) scope: ErrorScope,
     /// The time until a spent allowance is back; `None` where no calendar decides it.
     pub(super) back: Option<Duration>,
+    /// True if the error is a refusal that names no fault of the request: the account or the address may be the reason.
+    pub(super) is_unexplained: bool,
 }
 
 impl ErrorBody {
@@ -59,15 +116,17 @@ impl ErrorBody {
         let is_named = is_error("type") || is_error("object");
         // Cohere's errors have only a `message`, a text. In Cohere's answers it is an object.
         let is_flat = first.get("message").is_some_and(Value::is_string);
-        (has("error") || has("detail") || is_named || is_flat).then(|| Self::read(reply))
+        let is_stated = has("error") || has("detail") || is_named || is_flat;
+        (is_stated || is_failure(first)).then(|| Self::read(reply))
     }
 
-    /// Reads `{"error":{…}}`, `{"error":"text"}`, `[{"error":{…}}]`, `{"message":…}` and `{"detail":…}`.
+    /// Reads `{"error":{…}}`, `{"error":"text"}`, `[{"error":{…}}]`, `{"message":…}`, `{"detail":…}` and
+    /// `{"base_resp":{…}}`.
     pub(super) fn of(value: &Value) -> Self {
         let value = first(value);
-        let error = value
-            .get("error")
-            .filter(|error| !error.is_null())
+        let error = ["error", "base_resp"]
+            .iter()
+            .find_map(|field| value.get(field).filter(|error| !error.is_null()))
             .unwrap_or(value);
         let mut body = Self::default();
         match error {
@@ -83,13 +142,15 @@ impl ErrorBody {
     }
 
     fn read_object(&mut self, error: &Value) {
-        let message = ["message", "Message", "detail", "msg"]
+        let message = MESSAGE_FIELDS
             .iter()
-            .find_map(|field| error.get(field));
+            .find_map(|field| error.get(field).filter(|message| !message.is_null()));
         self.message = message.map(as_text);
-        for field in ["code", "type", "status", "error_type", "__type"] {
+        for field in NAME_FIELDS {
             self.name_of(error.get(field));
         }
+        let parameter = error.get("param").and_then(Value::as_str);
+        self.parameter = parameter.filter(|name| !name.is_empty()).map(str::to_owned);
         self.name_of(error.pointer("/innererror/code"));
         self.name_of(error.pointer("/metadata/error_type"));
         match error.get("details") {
@@ -152,34 +213,39 @@ impl ErrorBody {
         let own_status = self.status.filter(|_| reply.status < 300);
         let status = own_status.unwrap_or(reply.status);
         let message = self.message.as_deref().unwrap_or_default();
-        let message = message.to_lowercase();
+        let message = message.to_lowercase().replace('\u{2019}', "'");
         let is_met = |rule: &&ErrorRule| self.is(rule, job, status, &reply.headers, &message);
-        let Some(rule) = provider.rules().find(is_met) else {
-            let class = by_status(status);
-            let scope = match class {
-                Class::BadKey => ErrorScope::Key,
-                // A 403 without a code can concern a moderated prompt as well as the model.
-                Class::ModelNotAllowed => ErrorScope::Request,
-                _ => ErrorScope::Model,
-            };
-            return ErrorMeaning {
-                class,
-                scope,
-                back: None,
-            };
+        let rule = provider.rules().find(is_met);
+        let class = rule.map_or_else(|| by_status(status), |rule| rule.class);
+        let scope = match class {
+            Class::BadKey => ErrorScope::Key,
+            // A 403 without a code can concern a moderated prompt as well as the model.
+            Class::ModelNotAllowed if rule.is_none() => ErrorScope::Request,
+            _ => ErrorScope::Model,
         };
-        let scope = if rule.class == Class::BadKey {
-            ErrorScope::Key
-        } else {
-            ErrorScope::Model
-        };
+        let scope = rule.and_then(|rule| rule.scope).unwrap_or(scope);
         let wait = |back: &ReturnRule| back.wait(now);
-        let back = rule.back.as_ref().and_then(wait);
+        let may_be_of_account = match class {
+            Class::BadRequest => !TOO_LARGE_OR_INVALID.contains(&status),
+            Class::ModelNotAllowed => scope == ErrorScope::Request,
+            _ => false,
+        };
         ErrorMeaning {
-            class: rule.class,
-            scope: rule.scope.unwrap_or(scope),
-            back,
+            class,
+            scope,
+            back: rule.and_then(|rule| rule.back.as_ref()).and_then(wait),
+            is_unexplained: may_be_of_account && !self.names_parameter(job, &message),
         }
+    }
+
+    /// Returns true if the error names a field of the request as its reason, or says that the request cannot be read.
+    fn names_parameter(&self, job: &Job, message: &str) -> bool {
+        let is_field = |name: &str| job.body.contains_key(name) || KNOWN_FIELDS.contains(&name);
+        self.parameter.is_some()
+            || BAD_REQUEST_WORDS
+                .iter()
+                .any(|words| message.contains(words))
+            || paths_in(message).any(is_field)
     }
 
     fn is(
@@ -207,6 +273,27 @@ impl ErrorBody {
         let mut names = self.names.iter();
         names.any(|name| name.contains(part))
     }
+}
+
+/// Returns true if a body without an error of its own states that the request failed, as some gateways do with status 200.
+fn is_failure(body: &Value) -> bool {
+    let is_failing = |code: &Value| code.as_i64().is_some_and(|code| code != 0);
+    let has_failing = |path: &str| body.pointer(path).is_some_and(is_failing);
+    let has_failed = body.get("success").is_some_and(|success| success == false);
+    let paths = ["/base_resp/status_code", "/error_code", "/errcode"];
+    has_failed || paths.into_iter().any(has_failing)
+}
+
+/// Returns the first part of each field's path that a message quotes, or begins with, such as `messages` of
+/// `messages[0].content: is required`.
+fn paths_in(message: &str) -> impl Iterator<Item = &str> {
+    let begins = message.split_once(':').map(|(path, _)| path);
+    let quotes = ['\'', '"', '`'];
+    let quoted = message.split(quotes).skip(1).step_by(2);
+    begins
+        .into_iter()
+        .chain(quoted)
+        .filter_map(|path| path.split(['.', '[', ' ']).next())
 }
 
 /// Returns true if a condition of a rule is absent, or one of its entries holds.
@@ -288,8 +375,8 @@ fn by_status(status: u16) -> Class {
     match status {
         401 => Class::BadKey,
         402 => Class::BillingStop,
-        // Most often the address does not exist; another target has another address.
-        403 | 404 => Class::ModelNotAllowed,
+        // Most often the address does not exist, or a proxy answers; another target has another address.
+        300..=399 | 403 | 404 | 405 | 407 | 412 => Class::ModelNotAllowed,
         // An unknown error with a good status is treated as temporary.
         ..300 | 408 | 409 | 424 | 499 | 500 | 502 | 504 | 524 => Class::ServerError,
         429 => Class::RateLimited,

@@ -140,6 +140,7 @@ impl Endpoint {
             scope: ErrorScope::Model,
             is_final: false,
             is_error: false,
+            is_unexplained: false,
         }
     }
 
@@ -153,7 +154,12 @@ impl Endpoint {
     }
 
     fn refused(&self, job: &Job, error: ErrorBody, reply: &Reply, now: Timestamp) -> DecodedReply {
-        let ErrorMeaning { class, scope, back } = error.meaning(self.provider, job, reply, now);
+        let ErrorMeaning {
+            class,
+            scope,
+            back,
+            is_unexplained,
+        } = error.meaning(self.provider, job, reply, now);
         let blank = self.blank(reply, now);
         let in_message = || retry_after::from_message(error.message.as_deref()?);
         let stated = blank.retry_after.or(error.wait);
@@ -174,6 +180,7 @@ impl Endpoint {
             scope,
             is_final: reply.header("x-should-retry") == Some("false"),
             is_error: true,
+            is_unexplained,
             ..blank
         }
     }

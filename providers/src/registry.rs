@@ -331,6 +331,9 @@ pub(super) struct SharedRules {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CommonRules {
+    /// Those that stop an account or a model, tried before the dialect's.
+    stops: Vec<ErrorRule>,
+    /// The others, tried after the dialect's.
     errors: Vec<ErrorRule>,
 }
 
@@ -452,9 +455,9 @@ impl Provider {
     pub(super) fn rules(&self) -> impl Iterator<Item = &ErrorRule> {
         let shared = self.shared().into_iter();
         let of_dialect = shared.flat_map(|shared| &shared.errors);
-        let of_all = &KNOWN.common.errors;
-        let own = self.errors.iter();
-        own.chain(of_dialect).chain(of_all)
+        let CommonRules { stops, errors } = &KNOWN.common;
+        let own = self.errors.iter().chain(stops);
+        own.chain(of_dialect).chain(errors)
     }
 
     /// Returns the provider's quirks, and then those of `model`.

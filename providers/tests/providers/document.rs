@@ -49,7 +49,7 @@ const FIELDS: [&str; 34] = [
 const HEAD: &str = "\
 # Providers
 
-Written by `UPDATE_GOLDEN=1 cargo test -p forebay-workers --test providers` from the table of providers and from the
+Written by `UPDATE_GOLDEN=1 cargo test -p forebay-providers --test providers` from the table of providers and from the
 fixtures in `providers/tests/providers`; do not edit it by hand. `make sdk-types` holds the same fixtures against the
 types of the vendors' own SDKs. No provider was called for it.
 

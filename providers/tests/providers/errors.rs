@@ -30,6 +30,8 @@ struct Row {
     code: Option<String>,
     #[serde(default, rename = "final")]
     is_final: bool,
+    /// Whether it is a refusal that names no fault of the request.
+    unexplained: Option<bool>,
     /// Whether no source confirms it.
     #[serde(default)]
     recalled: bool,
@@ -72,11 +74,19 @@ fn check(provider: &str, row: &Row) -> Option<String> {
             .code
             .as_ref()
             .is_none_or(|code| decoded.code.as_ref() == Some(code))
+        && row
+            .unexplained
+            .is_none_or(|unexplained| unexplained == decoded.is_unexplained)
         && decoded.is_final == row.is_final;
     let is = || {
         format!(
-            "{provider}: {}: is {:?} of {:?}, waits {wait:?}, code {:?}, final {}",
-            row.row, decoded.class, decoded.scope, decoded.code, decoded.is_final
+            "{provider}: {}: is {:?} of {:?}, waits {wait:?}, code {:?}, final {}, unexplained {}",
+            row.row,
+            decoded.class,
+            decoded.scope,
+            decoded.code,
+            decoded.is_final,
+            decoded.is_unexplained
         )
     };
     (!agrees).then(is)
