@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use forebay_schemas::{Class, Job, Response};
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, LOCATION};
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -23,6 +23,8 @@ use crate::usage::within_reason;
 
 /// The longest request id that is kept, in characters.
 const LONGEST_REQUEST_ID: usize = 200;
+/// The longest address of a redirect that is shown, in characters.
+const LONGEST_LOCATION: usize = 200;
 /// The headers in which providers send the id of a request.
 const REQUEST_IDS: [&str; 4] = [
     "x-request-id",
@@ -168,7 +170,12 @@ impl Endpoint {
             .error_body(&error, reply)
             .map(|body| response(reply, body));
         let message = match (class, scope, reply.status) {
-            (Class::ModelNotAllowed, ErrorScope::Request, 404) => Some(not_found(error.message)),
+            (Class::ModelNotAllowed, ErrorScope::Request, 300..=399) => {
+                Some(redirected(reply, &self.base_url))
+            }
+            (Class::ModelNotAllowed, ErrorScope::Request, 404 | 405) => {
+                Some(not_found(error.message, reply.status, &self.base_url))
+            }
             _ => error.message,
         };
         DecodedReply {
@@ -204,11 +211,32 @@ impl Endpoint {
     }
 }
 
-/// Returns the message for a 404 that does not concern the model. Only the operator can find out
-/// whether the job or the address is wrong.
-fn not_found(message: Option<String>) -> String {
-    let message = message.unwrap_or_else(|| "the provider answered 404".to_owned());
-    format!("{message} (if every call is answered so, put `base_url` of the account right)")
+/// Returns the message for a redirect. It names the place to which it points, without what may be secret there.
+fn redirected(reply: &Reply, base_url: &str) -> String {
+    let place = reply.header(LOCATION).map_or_else(String::new, |location| {
+        let end = location.find(['?', '#']).unwrap_or(location.len());
+        let shown = location[..end].chars().take(LONGEST_LOCATION);
+        format!(" to {}", shown.collect::<String>())
+    });
+    format!(
+        "`base_url` {base_url} redirects{place} (status {}), and calls are not sent on: put `base_url` of the account right",
+        reply.status
+    )
+}
+
+/// Returns the message for a 404 or 405 that does not concern the model. Only the operator can find out whether the job or
+/// the address is wrong.
+fn not_found(message: Option<String>, status: u16, base_url: &str) -> String {
+    let message = message.unwrap_or_else(|| format!("the provider answered {status}"));
+    let has_path = base_url.splitn(4, '/').nth(3).is_some();
+    let hint = if has_path {
+        ""
+    } else {
+        ": it has no path, and most addresses end with /v1"
+    };
+    format!(
+        "{message} (if every call is answered so, put `base_url` {base_url} of the account right{hint})"
+    )
 }
 
 /// Returns why an answer cannot be read, without a word of the answer.

@@ -18,7 +18,7 @@ pub(super) enum ClaimStep {
     Held,
 }
 
-/// What a process that writes the lease knows of other holders.
+/// The knowledge of other holders that a process has when it writes the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Others {
     /// It has waited for so long that none can call.

@@ -90,6 +90,22 @@ pub(super) fn check(
     }
 }
 
+/// The ends of the addresses of single kinds of calls, which are taken for `base_url` at times.
+const ENDS_OF_ENDPOINTS: [&str; 12] = [
+    "/chat/completions",
+    "/completions",
+    "/responses",
+    "/embeddings",
+    "/moderations",
+    "/rerank",
+    "/images/generations",
+    "/audio/speech",
+    "/audio/transcriptions",
+    "/v1/messages",
+    "/api/chat",
+    "/models",
+];
+
 /// Returns why an account cannot be called at this address, or `None` if it can. The text repeats
 /// nothing that may be secret.
 pub(super) fn wrong_address(base_url: &str, provider: &Provider) -> Option<String> {
@@ -97,6 +113,14 @@ pub(super) fn wrong_address(base_url: &str, provider: &Provider) -> Option<Strin
         return Some(
             "must have no user, password, query or fragment: keys belong into `keys`".to_owned(),
         );
+    }
+    let end = |end: &&&str| base_url.trim_end_matches('/').ends_with(**end);
+    if let Some(end) = ENDS_OF_ENDPOINTS.iter().find(end) {
+        let right = base_url.trim_end_matches('/').strip_suffix(end);
+        let right = right.unwrap_or(base_url);
+        return Some(format!(
+            "`{base_url}` is the address of one kind of call; write `{right}`, to which Forebay adds `{end}` and others"
+        ));
     }
     let is_valid = base_url.parse::<http::Uri>().is_ok_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()

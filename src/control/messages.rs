@@ -113,7 +113,8 @@ impl AccountReport {
     pub fn is_shut(&self) -> bool {
         let is_disabled = |key: &AccessCondition| key.state == "disabled";
         let all_are_disabled = self.keys.iter().all(is_disabled);
-        all_are_disabled || self.all_models_have(Class::ModelNotAllowed)
+        let refuses = |class| self.all_models_have(class);
+        all_are_disabled || refuses(Class::ModelNotAllowed) || refuses(Class::BadRequest)
     }
 
     /// Returns true if no call to any of its models reaches the provider.

@@ -22,6 +22,7 @@ mod state;
 mod learn;
 mod refused_jobs;
 mod token_correction;
+mod unexplained_refusals;
 
 // The state of an account, for operators and for the process after this one.
 mod clock_change;
@@ -48,6 +49,7 @@ pub use saved::{AccountState, ClockPair, FoundLimit, ModelState, PausedState, Sp
 pub use snapshot::{AccountSnapshot, KeySnapshot, ModelSnapshot};
 use state::CallGate;
 pub use state::ReadyState;
+pub(crate) use unexplained_refusals::{RefusalJudgement, UnexplainedRefusal};
 pub use wake::Wake;
 
 use crate::clock::Clock;

@@ -239,12 +239,18 @@ impl BreakerPermit {
         self.circuit.inner().may_be_one_teams()
     }
 
+    /// Returns the number of teams that called lately.
+    pub(super) fn teams(&self) -> usize {
+        self.circuit.inner().teams.len()
+    }
+
     /// Returns the job that makes the call, or the call as a job of its own.
     pub(super) fn job(&self) -> u64 {
         self.origin().job
     }
 
-    fn origin(&self) -> CallOrigin {
+    /// Returns the job that makes the call with its team, or the call as a job of its own.
+    pub(super) fn origin(&self) -> CallOrigin {
         self.origin.unwrap_or(CallOrigin {
             team: 0,
             job: self.call,

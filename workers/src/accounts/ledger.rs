@@ -15,6 +15,7 @@ use super::refused_jobs::RefusedJobs;
 use super::requested_wait::RequestedWait;
 use super::saved::{ClockPair, SpentLimits};
 use super::state::{CallGate, ReadyState};
+use super::unexplained_refusals::UnexplainedRefusals;
 use super::{Account, AccountTotals, Denied};
 use crate::accounts::token_correction::TokenCorrection;
 use forebay_providers::RateLimitHeaders;
@@ -63,6 +64,8 @@ pub(super) struct ModelLedger {
     pub(super) unhinted_refusal_at: Option<Instant>,
     /// The jobs that a limit refused lately.
     pub(super) refused_jobs: RefusedJobs,
+    /// The refusals that named no fault of their job.
+    pub(super) unexplained: UnexplainedRefusals,
 }
 
 impl ModelLedger {
@@ -121,6 +124,7 @@ impl AccountLedger {
             unhinted_refusals: 0,
             unhinted_refusal_at: None,
             refused_jobs: RefusedJobs::default(),
+            unexplained: UnexplainedRefusals::default(),
         };
         self.models.insert(model.to_owned(), model_state);
     }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::circuit::{BreakerPermit, CallOrigin};
 use super::learn::LearnedLimits;
 use super::ledger::AccountLedger;
+use super::unexplained_refusals::{RefusalJudgement, UnexplainedRefusal};
 use super::{Account, AccountKey};
 use crate::accounts::team_limits::{TeamLimits, TeamShare};
 use forebay_providers::cost::CallCost;
@@ -192,6 +193,30 @@ impl Permit {
             _ => wait,
         };
         self.cool_model(Class::Overloaded, wait, now);
+    }
+
+    /// Reports that the provider did what the call asked for, or refused it for a fault of the request.
+    pub(crate) fn served(&self) {
+        if let Some(model) = self.account.ledger().models.get_mut(&self.model) {
+            model.unexplained.succeeded();
+        }
+    }
+
+    /// Judges a refusal that names no fault of the request.
+    pub(crate) fn judge_refusal(
+        &self,
+        refusal: UnexplainedRefusal,
+        now: Instant,
+    ) -> RefusalJudgement {
+        let Some(breaker) = &self.breaker else {
+            return RefusalJudgement::OfJob;
+        };
+        let (origin, teams) = (breaker.origin(), breaker.teams());
+        let mut ledger = self.account.ledger();
+        let model = ledger.models.get_mut(&self.model);
+        model.map_or(RefusalJudgement::OfJob, |model| {
+            model.unexplained.judge(origin, refusal, teams, now)
+        })
     }
 
     /// Reports that no limit refused the call, whatever its outcome.

@@ -190,7 +190,7 @@ impl ReadyState {
     pub(super) fn paused(&self, moment: ClockPair) -> Option<PausedState> {
         match *self {
             ReadyState::Cooling {
-                reason: Class::ModelNotAllowed,
+                reason: Class::ModelNotAllowed | Class::BadRequest,
                 ..
             } => None,
             ReadyState::Cooling { until, reason }

@@ -37,6 +37,7 @@ pub(crate) async fn execute<Q: Queue, U: Upstream>(
     }
     let mut outcome = attempt(&state, &mut call, target, &permit).await;
     believe_wait(&permit, &mut outcome);
+    judge_refusal(&permit, &mut outcome);
     let (verdicts, actions): (Vec<_>, Vec<_>) = call
         .jobs()
         .iter()
@@ -74,6 +75,13 @@ fn believe_wait(permit: &Permit, outcome: &mut CallOutcome) {
     }
 }
 
+/// Judges whether the account or the job is the reason of a refusal that does not say so.
+fn judge_refusal(permit: &Permit, outcome: &mut CallOutcome) {
+    if let Some(refusal) = outcome.unexplained_refusal() {
+        outcome.refusal = Some(permit.judge_refusal(refusal, Instant::now()));
+    }
+}
+
 fn decide<Q, U>(
     state: &WorkerState<Q, U>,
     admitted: &AdmittedJob,
@@ -107,7 +115,9 @@ async fn settle_job<Q: Queue, U: Upstream>(
     );
     let candidates = &mut admitted.candidates;
     let failed_as = outcome.class.filter(|_| !outcome.was_not_made());
-    if let Some(class) = failed_as {
+    if let Some(class) = failed_as
+        && !outcome.may_be_of_account()
+    {
         candidates.record_failure(target, class);
     }
     match (verdict, failed_as) {
@@ -192,6 +202,13 @@ fn settle_account(
     if is_answered {
         // A call that probed a cooled key or model has shown something.
         permit.mark_answered();
+    }
+    let is_served = match outcome.class {
+        None | Some(Class::ContentFiltered | Class::ContextTooLong) => true,
+        Some(class) => class == Class::BadRequest && !outcome.is_unexplained,
+    };
+    if is_served && is_answered {
+        permit.served();
     }
     match breaker_failure(outcome) {
         Some(class) => permit.record_failure(class, now),

@@ -1,11 +1,13 @@
 //! The outcome of an attempt. What is done about it is decided in [`crate::outcome::policy`].
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use forebay_schemas::completion::CompletionError;
 use forebay_schemas::{Class, Job, Response, Usage};
 use rust_decimal::Decimal;
 
+use crate::accounts::{RefusalJudgement, UnexplainedRefusal};
 use crate::large::short;
 use crate::upstream;
 use forebay_providers::Secret;
@@ -48,6 +50,10 @@ pub(crate) struct CallOutcome {
     pub(crate) scope: ErrorScope,
     /// True if the provider asks not to retry.
     pub(crate) is_final: bool,
+    /// The judgement of a refusal that names no fault of the request; `None` for every other outcome, and before it is made.
+    pub(crate) refusal: Option<RefusalJudgement>,
+    /// True for a refusal that names no fault of the request.
+    pub(crate) is_unexplained: bool,
     /// How long a call that was given up on may run on at the provider.
     pub(crate) runs_on: Option<Duration>,
     /// The HTTP status, if an answer came.
@@ -106,6 +112,8 @@ impl CallOutcome {
             retry_after: decoded.retry_after,
             scope: decoded.scope,
             is_final: decoded.is_final,
+            refusal: None,
+            is_unexplained: decoded.is_unexplained,
             runs_on: None,
             status_code: Some(status),
         }
@@ -156,6 +164,8 @@ impl CallOutcome {
                 ErrorScope::Model
             },
             is_final: false,
+            refusal: None,
+            is_unexplained: false,
             runs_on: None,
             status_code: None,
         }
@@ -175,6 +185,22 @@ impl CallOutcome {
     /// Returns true if the call was not made, for a reason that has nothing to do with the account.
     pub(crate) fn was_not_made(&self) -> bool {
         self.status_code.is_none() && [NOT_JOURNALLED, FENCE_CLOSED].contains(&&*self.code)
+    }
+
+    /// Returns true if the account, and not the job, may be the reason of the refusal.
+    pub(crate) fn may_be_of_account(&self) -> bool {
+        let is_of_job = |judgement| judgement == RefusalJudgement::OfJob;
+        self.refusal.is_some_and(|judgement| !is_of_job(judgement))
+    }
+
+    /// Returns the refusal, if it names no fault of the request.
+    pub(crate) fn unexplained_refusal(&self) -> Option<UnexplainedRefusal> {
+        let mut hasher = DefaultHasher::new();
+        (self.status_code, &self.code).hash(&mut hasher);
+        self.is_unexplained.then(|| UnexplainedRefusal {
+            kind: hasher.finish(),
+            is_of_address: matches!(self.status_code, Some(300..=399 | 405 | 407)),
+        })
     }
 
     /// The error of a completion with this outcome.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use forebay_schemas::{Class, OnAmbiguous};
 use rand::Rng;
 
+use crate::accounts::RefusalJudgement;
 use crate::outcome::outcome::CallOutcome;
 use forebay_providers::ErrorScope;
 
@@ -127,6 +128,19 @@ impl RetryPolicy {
             counted: false,
             backoff: Duration::ZERO,
         };
+        match outcome.refusal {
+            Some(RefusalJudgement::OfAccount(wait)) => {
+                return (waits, AccountAction::CoolModel(wait));
+            }
+            Some(RefusalJudgement::Unknown) => {
+                let verdict = JobVerdict::Retry {
+                    counted: false,
+                    backoff: FIRST_BACKOFF,
+                };
+                return (verdict, AccountAction::None);
+            }
+            Some(RefusalJudgement::OfJob) | None => {}
+        }
         let tries = counted_before + 1;
         let is_final = outcome.is_final && matches!(class, Class::ServerError | Class::Overloaded);
         if is_final && on_ambiguous == OnAmbiguous::Retry {
@@ -271,6 +285,8 @@ mod tests {
             retry_after: Some(Duration::from_secs(9)),
             scope: ErrorScope::Model,
             is_final: false,
+            refusal: None,
+            is_unexplained: false,
             runs_on: None,
             status_code: None,
         };
