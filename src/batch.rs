@@ -11,5 +11,6 @@ pub mod output;
 pub mod bill;
 pub mod failures;
 pub mod totals;
+pub mod trial;
 
 pub mod progress;

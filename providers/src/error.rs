@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use crate::decoded::ErrorScope;
 use crate::message::{Reply, header};
 use crate::registry::{ErrorRule, Provider, ReturnRule};
+use crate::retry_after;
 
 /// The fields in which errors have their message.
 const MESSAGE_FIELDS: [&str; 8] = [
@@ -23,6 +24,14 @@ const MESSAGE_FIELDS: [&str; 8] = [
     "error_msg",
     "errmsg",
     "error",
+];
+/// The fields in which errors have a wait, each with the seconds that its plain number counts.
+const WAIT_FIELDS: [(&str, f64); 5] = [
+    ("retry_after", 1.0),
+    ("retryAfter", 1.0),
+    ("retry_after_seconds", 1.0),
+    ("retry_after_ms", 1e-3),
+    ("retryAfterMs", 1e-3),
 ];
 /// The fields in which errors have names.
 const NAME_FIELDS: [&str; 8] = [
@@ -149,6 +158,10 @@ impl ErrorBody {
         for field in NAME_FIELDS {
             self.name_of(error.get(field));
         }
+        let waits = WAIT_FIELDS
+            .iter()
+            .filter_map(|(field, unit)| wait_in(error.get(field)?, *unit));
+        self.wait = self.wait.max(waits.max());
         let parameter = error.get("param").and_then(Value::as_str);
         self.parameter = parameter.filter(|name| !name.is_empty()).map(str::to_owned);
         self.name_of(error.pointer("/innererror/code"));
@@ -173,7 +186,9 @@ impl ErrorBody {
                 self.name("quotaValue=0");
             }
         }
-        self.wait = self.wait.max(retry_delay(detail));
+        // Google's `RetryInfo`.
+        let delay = detail.get("retryDelay");
+        self.wait = self.wait.max(delay.and_then(|delay| wait_in(delay, 1.0)));
     }
 
     fn name_of(&mut self, value: Option<&Value>) {
@@ -308,11 +323,14 @@ fn as_text(message: &Value) -> String {
     }
 }
 
-/// Reads the wait in Google's `RetryInfo`, such as `3.5s`.
-fn retry_delay(detail: &Value) -> Option<Duration> {
-    let delay = detail.get("retryDelay")?.as_str()?;
-    let seconds = delay.strip_suffix('s')?.parse().ok()?;
-    Duration::try_from_secs_f64(seconds).ok()
+/// Reads a wait in a field: a number that counts `unit` seconds, or a text such as `3.5s`. A point in time is none.
+fn wait_in(value: &Value, unit: f64) -> Option<Duration> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return None,
+    };
+    retry_after::read(&text, unit, Timestamp::MAX)
 }
 
 /// Returns true if a message contains `words` and the job does not. Providers repeat values of a

@@ -163,9 +163,9 @@ impl Endpoint {
             is_unexplained,
         } = error.meaning(self.provider, job, reply, now);
         let blank = self.blank(reply, now);
-        let in_message = || retry_after::from_message(error.message.as_deref()?);
-        let stated = blank.retry_after.or(error.wait);
-        let requested = stated.or_else(in_message);
+        let message = error.message.as_deref().unwrap_or_default();
+        let in_message = retry_after::from_message(message, now);
+        let requested = blank.retry_after.max(error.wait).max(in_message);
         let response = self
             .error_body(&error, reply)
             .map(|body| response(reply, body));

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::cost::LimitDimension;
 use crate::decoded::RateLimitHeaders;
 use crate::message::header;
-use crate::retry_after::{LONGEST, go_duration};
+use crate::retry_after::{LONGEST, duration};
 
 /// The largest limit that is believed. A header with a larger one is ignored.
 const LARGEST_LIMIT: u64 = 1 << 40;
@@ -66,7 +66,7 @@ impl HeaderForm {
         match self {
             HeaderForm::Duration => match text.parse() {
                 Ok(seconds) => Some(Duration::from_secs(seconds)),
-                Err(_) => go_duration(text),
+                Err(_) => Some(duration(&text.to_lowercase())?.0),
             },
             HeaderForm::Seconds => seconds(text),
             HeaderForm::Rfc3339 => until(text.parse().ok()?),

@@ -160,15 +160,15 @@ fn an_error_that_is_not_json_is_kept_as_text() {
 }
 
 #[test]
-fn the_wait_is_read_from_headers_and_then_from_words() {
+fn the_longest_wait_in_headers_and_words_counts() {
     let body =
         r#"{"error":{"message":"Please try again in 1m2.5s.","code":"rate_limit_exceeded"}}"#;
     assert_eq!(
-        decode(429, &[("retry-after", "7")], body).retry_after,
-        Some(Duration::from_secs(7))
+        decode(429, &[("retry-after", "70")], body).retry_after,
+        Some(Duration::from_secs(70))
     );
     assert_eq!(
-        decode(429, &[], body).retry_after,
+        decode(429, &[("retry-after", "0")], body).retry_after,
         Some(Duration::from_millis(62_500))
     );
 }

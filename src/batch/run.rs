@@ -22,6 +22,7 @@ use crate::batch::input::{Batch, BatchLine};
 use crate::batch::output::{BatchOutput, OutputFiles};
 use crate::batch::progress::RunProgress;
 use crate::batch::totals::{RunOutcome, RunTotals};
+use crate::batch::trial::{TRIAL_LINES, Trial, TrialError};
 use crate::control::messages::{AccountReport, AccountsReport};
 use crate::nats::connection::{Connection, Error};
 
@@ -39,7 +40,18 @@ const COMPLETION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time to wait for accounts that no call has ever reached.
 const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs a batch to its end, or until `stop`.
+/// What a person chose for a run.
+#[derive(Debug, Clone, Copy)]
+pub struct RunChoices {
+    /// The lane of the jobs.
+    pub lane: Lane,
+    /// True if lines that did not succeed in an earlier run are called again.
+    pub retry_failed: bool,
+    /// True if all lines are sent although the first ones fail alike.
+    pub keep_going: bool,
+}
+
+/// Runs a batch to its end, or until `stop`. It stops too if its first lines all fail with the same error.
 ///
 /// # Errors
 /// Returns an error when NATS does not answer, or when files cannot be written. Returns an error
@@ -47,14 +59,13 @@ const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(10);
 pub async fn run(
     connection: &Connection,
     batch: Batch,
-    lane: Lane,
-    retry_failed: bool,
+    choices: RunChoices,
     output: BatchOutput,
     progress: RunProgress,
     stop: &CancellationToken,
 ) -> Result<RunOutcome, Error> {
     let batch = Arc::new(batch);
-    let mut state = BatchRun::new(Arc::clone(&batch), retry_failed, output, progress);
+    let mut state = BatchRun::new(Arc::clone(&batch), choices, output, progress);
     let unreachable = |error: anyhow::Error| Error::Unreachable(error);
     let mut completions = BatchCompletions::open(connection, &batch)
         .await
@@ -67,8 +78,9 @@ pub async fn run(
         publish_all(
             connection.clone(),
             Arc::clone(&batch),
-            lane,
+            choices.lane,
             state.unanswered(),
+            state.trial.over(),
         )
     };
     let mut publishing = std::pin::pin!(publish_unanswered(&state));
@@ -80,7 +92,12 @@ pub async fn run(
                 result.map_err(unreachable)?;
                 published = true;
             }
-            found = completions.next() => state.take(&found).map_err(Error::Usage)?,
+            found = completions.next() => {
+                state.take(&found).map_err(Error::Usage)?;
+                if let Some(error) = state.trial_failure() {
+                    return Ok(RunOutcome::Stopped(state.interrupted(), error));
+                }
+            }
             _ = polls.tick() => {
                 state.poll_worker(connection).await?;
                 if completions.were_recreated().await {
@@ -95,15 +112,27 @@ pub async fn run(
     state.finish().map(RunOutcome::Done).map_err(Error::Usage)
 }
 
-/// Publishes lines. Those that the server refuses for now are published again later.
+/// Publishes lines: first some for a trial, and the others once that is over. Lines that the server refuses for now are
+/// published again later.
 async fn publish_all(
     connection: Connection,
     batch: Arc<Batch>,
     lane: Lane,
     lines: Vec<(BatchLine, u32)>,
+    trial_is_over: CancellationToken,
 ) -> anyhow::Result<()> {
     let large = Semaphore::new(MAX_LARGE_PUBLISHES);
-    futures::stream::iter(lines)
+    let when_sendable = |(index, line)| {
+        let trial_is_over = trial_is_over.clone();
+        async move {
+            if index >= TRIAL_LINES {
+                trial_is_over.cancelled().await;
+            }
+            line
+        }
+    };
+    futures::stream::iter(lines.into_iter().enumerate())
+        .then(when_sendable)
         .map(|line| publish(&connection, &batch, lane, line, &large))
         .buffered(MAX_PUBLISHES)
         .try_for_each(|()| async { Ok(()) })
@@ -161,6 +190,7 @@ struct BatchRun {
     answered: HashSet<String>,
     /// True if lines that did not succeed in an earlier run are called again.
     retry_failed: bool,
+    trial: Trial,
     /// The next revision of lines that are called again, by id.
     revisions: HashMap<String, u32>,
     /// The last sequence number in the stream before this run published anything.
@@ -177,7 +207,7 @@ struct BatchRun {
 impl BatchRun {
     fn new(
         batch: Arc<Batch>,
-        retry_failed: bool,
+        choices: RunChoices,
         output: BatchOutput,
         progress: RunProgress,
     ) -> Self {
@@ -195,7 +225,8 @@ impl BatchRun {
             batch,
             indices,
             answered: HashSet::new(),
-            retry_failed,
+            retry_failed: choices.retry_failed,
+            trial: Trial::new(choices.keep_going),
             revisions: HashMap::new(),
             last_before: 0,
             totals,
@@ -222,6 +253,11 @@ impl BatchRun {
         }
         self.done_before = self.totals.done();
         Ok(())
+    }
+
+    /// Returns the error with which all lines of the trial failed, if others are left.
+    fn trial_failure(&self) -> Option<TrialError> {
+        self.trial.failure().filter(|_| !self.is_done()).cloned()
     }
 
     /// Returns the lines without an answer, each with the revision of its next answer.
@@ -278,6 +314,9 @@ impl BatchRun {
         match completion.status {
             Status::Succeeded => self.totals.succeeded += 1,
             _ => self.totals.failed += 1,
+        }
+        if *sequence > self.last_before {
+            self.trial.take(completion);
         }
         self.totals.failures.add(completion);
         self.totals.cost.add(completion);

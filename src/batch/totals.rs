@@ -2,6 +2,7 @@
 
 use crate::batch::bill::CostSummary;
 use crate::batch::failures::FailureSummary;
+use crate::batch::trial::TrialError;
 
 /// The outcome of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +11,8 @@ pub enum RunOutcome {
     Done(RunTotals),
     /// The run was interrupted. The same command resumes it.
     Interrupted(RunTotals),
+    /// The first lines all failed with the same error, so the others were not sent. The same command sends them.
+    Stopped(RunTotals, TrialError),
 }
 
 /// Number of lines by their end, and what they cost.

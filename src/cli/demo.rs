@@ -15,7 +15,7 @@ use super::{GlobalOptions, SOME_FAILED, print};
 use crate::batch::input::BatchChoices;
 use crate::batch::output::OutputFiles;
 use crate::batch::progress::RunProgress;
-use crate::batch::run;
+use crate::batch::run::{self, RunChoices};
 use crate::batch::totals::RunOutcome;
 use crate::config::Config;
 use crate::nats::connection::Error;
@@ -81,8 +81,11 @@ pub(super) async fn demo(global: &GlobalOptions, _: Args) -> Result<u8, Error> {
         run::run(
             &connection,
             batch,
-            Lane::Normal,
-            false,
+            RunChoices {
+                lane: Lane::Normal,
+                retry_failed: false,
+                keep_going: false,
+            },
             output,
             progress,
             &stop,

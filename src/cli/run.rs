@@ -15,8 +15,9 @@ use super::{GlobalOptions, SOME_FAILED, lane, print};
 use crate::batch::input::{Batch, BatchChoices};
 use crate::batch::output::{BatchOutput, OutputFiles};
 use crate::batch::progress::RunProgress;
-use crate::batch::run;
+use crate::batch::run::{self, RunChoices};
 use crate::batch::totals::{RunOutcome, RunTotals};
+use crate::batch::trial::TrialError;
 use crate::config::{Config, ConfiguredPool};
 use crate::control::messages::AccountsReport;
 use crate::nats::connection::{Connection, Error};
@@ -60,6 +61,9 @@ pub(super) struct Args {
     /// Call lines again that failed, expired or were cancelled in an earlier run.
     #[arg(long)]
     retry_failed: bool,
+    /// Send all lines, although the first 20 fail with the same error.
+    #[arg(long)]
+    keep_going: bool,
     /// Overwrite an output file that is not this batch's.
     #[arg(long)]
     force: bool,
@@ -170,8 +174,11 @@ async fn check_and_run(
     run::run(
         connection,
         batch,
-        args.lane,
-        args.retry_failed,
+        RunChoices {
+            lane: args.lane,
+            retry_failed: args.retry_failed,
+            keep_going: args.keep_going,
+        },
         output,
         progress,
         stop,
@@ -185,9 +192,10 @@ fn report(
     files: &OutputFiles,
     ended: RunOutcome,
 ) -> Result<u8, Error> {
-    let (interrupted, totals) = match ended {
-        RunOutcome::Done(totals) => (false, totals),
-        RunOutcome::Interrupted(totals) => (true, totals),
+    let (interrupted, totals, stopped_by) = match ended {
+        RunOutcome::Done(totals) => (false, totals, None),
+        RunOutcome::Interrupted(totals) => (true, totals, None),
+        RunOutcome::Stopped(totals, error) => (false, totals, Some(error)),
     };
     let done = totals.done();
     let RunTotals {
@@ -201,7 +209,7 @@ fn report(
         let mut report = json!({
             "batch": name, "lines": lines, "succeeded": succeeded, "failed": failed,
             "interrupted": interrupted, "output": files.output, "errors": files.errors,
-            "failures": failures.in_json(),
+            "failures": failures.in_json(), "stopped_by": stopped_by.as_ref().map(|error| &error.code),
         });
         if let (Some(report), Some(cost)) = (report.as_object_mut(), cost.in_json().as_object_mut())
         {
@@ -211,6 +219,15 @@ fn report(
     } else if interrupted {
         print::line(&format!(
             "batch {name}: interrupted with {done} of {lines} lines done; run the same command again to go on"
+        ));
+        print::line(&cost.to_string());
+    } else if let Some(TrialError { code, message }) = &stopped_by {
+        print::line(&format!(
+            "batch {name}: stopped, since the first {failed} lines all failed with {code}: {message}"
+        ));
+        print::line(&format!(
+            "the other {} lines were not sent; correct them and run the file again, or send them as they are with --keep-going",
+            lines - done
         ));
         print::line(&cost.to_string());
     } else {

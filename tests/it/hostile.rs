@@ -10,7 +10,9 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{Account, Forebay, answer_text, chat, eventually_within, until};
+use crate::support::{
+    Account, Forebay, answer_text, chat, eventually_within, until, with_deadline_in_a_second,
+};
 
 /// A server that answers every request with the same bytes; and the requests.
 async fn server(answer: String) -> (String, Arc<Mutex<Vec<String>>>) {
@@ -50,15 +52,11 @@ async fn a_redirect_is_not_followed_with_the_credential() {
             .config("[call]\nattempts = 1\n")
             .start()
             .await;
-        forebay
-            .publish("ai.jobs.chat", &chat("led", "astray"))
-            .await;
+        let job = with_deadline_in_a_second("led");
+        forebay.publish("ai.jobs.chat", &job).await;
         let completion = forebay.completion("default", None, "led").await;
-        assert_eq!(
-            completion.status,
-            Status::Failed,
-            "{status}: {completion:?}"
-        );
+        assert_eq!(completion.status, Status::Expired, "{status}");
+        assert_eq!(completion.attempts[0].outcome, "model_not_allowed");
         assert!(
             asked.lock()[0].contains("authorization: Bearer sk-one"),
             "{status}"

@@ -42,6 +42,7 @@ mod permissions;
 mod process;
 mod program;
 mod publish;
+mod refusals;
 mod replies;
 mod roles;
 mod run_command;

@@ -716,3 +716,26 @@ async fn a_wrong_address_ends_the_run_with_the_cause() {
     );
     assert!(output.stderr.contains("dns error"), "{output:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_first_lines_all_fail_alike_sends_no_more_unless_it_is_told_to() {
+    let (dir, provider) = configured().await;
+    let line = |index| {
+        format!(
+            r#"{{"custom_id":"{index}","url":"/v1/chat/completions","body":{{"model":"gpt-4o-mini","messages":[]}}}}"#
+        )
+    };
+    let lines: Vec<_> = (0..60).map(line).collect();
+    fs::write(dir.path().join("in.jsonl"), lines.join("\n")).expect("written");
+    let stopped = run(dir.path(), &RUN).await;
+    assert_eq!((stopped.code, provider.calls().len()), (Some(1), 20));
+    for words in [
+        "the first 20 lines all failed",
+        "the other 40 lines were not sent",
+    ] {
+        assert!(stopped.stdout.contains(words), "{stopped:?}");
+    }
+    let all = run(dir.path(), &[&RUN[..], &["--keep-going"]].concat()).await;
+    assert_eq!((all.code, provider.calls().len()), (Some(1), 60));
+    assert!(all.stdout.contains("0 of 60 lines succeeded"), "{all:?}");
+}

@@ -362,21 +362,16 @@ impl Account {
         self.each_key(key, |state| *state = ReadyState::Disabled { reason: None })
     }
 
-    /// Enables a disabled key, or every key if `key` is `None`. The latter also enables the models that were not
-    /// allowed. A cooldown stays. Returns false if there is no such key.
+    /// Enables a disabled key and ends its cooldown, or every key if `key` is `None`. The latter also ends the cooldowns of
+    /// all models. Returns false if there is no such key.
     pub fn enable(&self, key: Option<&str>) -> bool {
+        let now = Instant::now();
         self.ledger().has_unknown_state = false;
-        let found = self.each_key(key, |state| {
-            if matches!(state, ReadyState::Disabled { .. }) {
-                *state = ReadyState::Ready;
-            }
-        });
+        let found = self.each_key(key, |state| state.enable(now));
         if key.is_none() {
-            for model in self.ledger().models.values_mut() {
-                if model.state.reason() == Some(Class::ModelNotAllowed) {
-                    model.state = ReadyState::Ready;
-                }
-            }
+            let mut ledger = self.ledger();
+            let models = ledger.models.values_mut();
+            models.for_each(|model| model.state.enable(now));
         }
         self.wake.release();
         found

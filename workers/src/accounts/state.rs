@@ -137,6 +137,17 @@ impl ReadyState {
         }
     }
 
+    /// Lets calls be made again because an operator wants it. The first call after a cooldown probes.
+    pub(super) fn enable(&mut self, now: Instant) {
+        match self {
+            ReadyState::Disabled { .. } => *self = ReadyState::Ready,
+            ReadyState::Cooling { until, .. } | ReadyState::Exhausted { until } => {
+                *until = now.min(*until);
+            }
+            ReadyState::Ready | ReadyState::Ramping { .. } | ReadyState::Probing { .. } => {}
+        }
+    }
+
     /// Counts a call that begins.
     pub(super) fn begin(&mut self) {
         if let ReadyState::Ramping { calls, .. } = self {

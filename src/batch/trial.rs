@@ -1,0 +1,81 @@
+//! The first lines of a run, which show whether any line can succeed.
+//!
+//! # Why
+//!
+//! A file of a million lines with the same mistake would fail a million times. A person reads the first of these failures
+//! and would have stopped the run there.
+//!
+//! # How
+//!
+//! A run first sends [`TRIAL_LINES`] lines. It sends the others once one has succeeded, or once their failures differ. If all
+//! of them fail with the same error, the run stops and sends nothing more.
+
+use forebay_schemas::{Completion, Status};
+use tokio_util::sync::CancellationToken;
+
+/// Number of lines that are sent before one has succeeded.
+pub(super) const TRIAL_LINES: usize = 20;
+
+/// The trial of a run, and what it has shown.
+#[derive(Debug)]
+pub(super) struct Trial {
+    /// Number of lines that failed, one after the other, with the same error.
+    failed: usize,
+    error: Option<TrialError>,
+    /// Is cancelled once the other lines may be sent.
+    over: CancellationToken,
+}
+
+/// The error with which lines failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrialError {
+    /// Its short name.
+    pub code: String,
+    /// The message of the first line.
+    pub message: String,
+}
+
+impl Trial {
+    /// Returns a trial that begins. With `is_skipped`, all lines may be sent at once.
+    pub(super) fn new(is_skipped: bool) -> Self {
+        let over = CancellationToken::new();
+        if is_skipped {
+            over.cancel();
+        }
+        Self {
+            failed: 0,
+            error: None,
+            over,
+        }
+    }
+
+    /// Returns the token that is cancelled once the other lines may be sent.
+    pub(super) fn over(&self) -> CancellationToken {
+        self.over.clone()
+    }
+
+    /// Takes in the completion of a line that this run sent.
+    pub(super) fn take(&mut self, completion: &Completion) {
+        let error = match (&completion.status, &completion.error) {
+            (Status::Failed, Some(error)) => error,
+            _ => return self.over.cancel(),
+        };
+        match &self.error {
+            Some(first) if first.code != error.code => self.over.cancel(),
+            Some(_) => self.failed += 1,
+            None => {
+                self.failed = 1;
+                self.error = Some(TrialError {
+                    code: error.code.clone(),
+                    message: error.message.clone(),
+                });
+            }
+        }
+    }
+
+    /// Returns the error with which all lines of the trial failed, if no line was sent after them.
+    pub(super) fn failure(&self) -> Option<&TrialError> {
+        let has_failed = self.failed >= TRIAL_LINES && !self.over.is_cancelled();
+        self.error.as_ref().filter(|_| has_failed)
+    }
+}
