@@ -39,7 +39,7 @@ class Provider(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         request = self.rfile.read(int(self.headers["content-length"]))
-        answer = self.large if b"large" in request else b'{"object":"list","data":[]}'
+        answer = self.large if b"large" in request else b'{"object":"list","data":[{"object":"embedding","index":0,"embedding":[0.5]}]}'
         self.send_response(200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(answer)))
