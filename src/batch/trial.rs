@@ -7,10 +7,10 @@
 //!
 //! # How
 //!
-//! A run first sends [`TRIAL_LINES`] lines. It sends the others once one has succeeded, or once their failures differ. If all
-//! of them fail with the same error, the run stops and sends nothing more.
+//! A run first sends [`TRIAL_LINES`] lines. It sends the others once one has succeeded, once their failures differ, or once one
+//! fails that is not the request's fault. If all of them fail with the same error, the run stops and sends nothing more.
 
-use forebay_schemas::{Completion, Status};
+use forebay_schemas::{Class, Completion, Status};
 use tokio_util::sync::CancellationToken;
 
 /// Number of lines that are sent before one has succeeded.
@@ -57,7 +57,7 @@ impl Trial {
     /// Takes in the completion of a line that this run sent.
     pub(super) fn take(&mut self, completion: &Completion) {
         let error = match (&completion.status, &completion.error) {
-            (Status::Failed, Some(error)) => error,
+            (Status::Failed, Some(error)) if is_of_request(error.class) => error,
             _ => return self.over.cancel(),
         };
         match &self.error {
@@ -78,4 +78,17 @@ impl Trial {
         let has_failed = self.failed >= TRIAL_LINES && !self.over.is_cancelled();
         self.error.as_ref().filter(|_| has_failed)
     }
+}
+
+/// Returns true if a failure of this class is the request's own fault, so that the same mistake would fail again.
+fn is_of_request(class: Class) -> bool {
+    matches!(
+        class,
+        Class::BadRequest
+            | Class::ContextTooLong
+            | Class::ContentFiltered
+            | Class::ExceedsLimit
+            | Class::ModelNotAllowed
+            | Class::Rejected
+    )
 }

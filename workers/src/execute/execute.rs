@@ -37,7 +37,7 @@ pub(crate) async fn execute<Q: Queue, U: Upstream>(
     }
     let mut outcome = attempt(&state, &mut call, target, &permit).await;
     believe_wait(&permit, &mut outcome);
-    judge_refusal(&permit, &mut outcome);
+    judge_refusal(&permit, &call, &mut outcome);
     let (verdicts, actions): (Vec<_>, Vec<_>) = call
         .jobs()
         .iter()
@@ -75,9 +75,12 @@ fn believe_wait(permit: &Permit, outcome: &mut CallOutcome) {
     }
 }
 
-/// Judges whether the account or the job is the reason of a refusal that does not say so.
-fn judge_refusal(permit: &Permit, outcome: &mut CallOutcome) {
-    if let Some(refusal) = outcome.unexplained_refusal() {
+/// Judges whether the account or the job is the reason of a refusal that does not say so. Of several jobs in one call each is
+/// called alone first.
+fn judge_refusal(permit: &Permit, call: &MergedCall, outcome: &mut CallOutcome) {
+    if let Some(refusal) = outcome.unexplained_refusal()
+        && !call.must_split(outcome)
+    {
         outcome.refusal = Some(permit.judge_refusal(refusal, Instant::now()));
     }
 }
