@@ -62,7 +62,7 @@ const KNOWN_FIELDS: [&str; 12] = [
     "stream",
 ];
 /// Words of errors that speak of the request's form.
-const BAD_REQUEST_WORDS: [&str; 10] = [
+const BAD_REQUEST_WORDS: [&str; 14] = [
     "parameter",
     "field required",
     "is required",
@@ -73,6 +73,10 @@ const BAD_REQUEST_WORDS: [&str; 10] = [
     "not valid json",
     "validation error",
     "schema",
+    "invalid value",
+    "invalid type",
+    "unsupported value",
+    "must be one of",
 ];
 
 /// The contents of an error.

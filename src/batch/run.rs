@@ -40,7 +40,7 @@ const COMPLETION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time to wait for accounts that no call has ever reached.
 const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a person chose for a run.
+/// The choices of a person for a run.
 #[derive(Debug, Clone, Copy)]
 pub struct RunChoices {
     /// The lane of the jobs.
