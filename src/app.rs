@@ -19,6 +19,7 @@ use crate::cluster::account_state::AccountStates;
 use crate::cluster::lease_renewal::LeaseValidity;
 use crate::cluster::worker_lease::{WhenHeld, WorkerLease};
 use crate::config::Config;
+use crate::config::key_files::ReadKey;
 use crate::control::ControlServices;
 use crate::control::controls::OrderBook;
 use crate::control::events;
@@ -222,6 +223,37 @@ impl App {
         self.connection.close();
         tokio::task::block_in_place(|| drop((self.server, self.dir)));
         info!("stopped");
+    }
+}
+
+impl App {
+    /// Reads keys in files again. Calls that begin from now on use the new ones.
+    pub fn read_keys_again(&self, config: &Config) {
+        for ReadKey {
+            account,
+            key,
+            secret,
+        } in config.read_key_files()
+        {
+            let replaced = secret.map(|secret| self.worker.replace_key(&account, &key, secret));
+            match replaced {
+                Ok(true) => info!(account, key, "the key was read again, and is another one"),
+                Ok(false) => info!(account, key, "the key was read again, and is the same"),
+                Err(problem) => {
+                    warn!(
+                        account,
+                        key, problem, "the key cannot be used; the old one stays"
+                    );
+                }
+            }
+        }
+        let fixed = config.keys_of_environment().join(" ");
+        if !fixed.is_empty() {
+            info!(
+                keys = fixed,
+                "these keys come from the environment; a new value needs a restart"
+            );
+        }
     }
 }
 

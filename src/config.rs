@@ -5,6 +5,7 @@
 
 mod check;
 mod environment;
+pub mod key_files;
 mod raw;
 mod renamed;
 
@@ -493,10 +494,7 @@ impl AccountConfig {
         for (index, key) in self.keys.iter().enumerate() {
             match key.read() {
                 Ok(secret) => match self.endpoint.wrong_key(&secret) {
-                    None => keys.push(accounts::AccountKey {
-                        name: key.name.clone(),
-                        secret,
-                    }),
+                    None => keys.push(accounts::AccountKey::new(key.name.clone(), secret)),
                     Some(problem) => {
                         mistakes.push(ConfigError {
                             path: format!("account.{name}.keys[{index}]"),
@@ -514,10 +512,7 @@ impl AccountConfig {
         }
         if self.keys.is_empty() {
             // The provider may be called without a key.
-            keys.push(accounts::AccountKey {
-                name: "none".to_owned(),
-                secret: Secret::new(""),
-            });
+            keys.push(accounts::AccountKey::new("none", Secret::new("")));
         }
         accounts::Config {
             name: name.to_owned(),

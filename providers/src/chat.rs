@@ -19,7 +19,7 @@ use serde_json::{Map, Number, Value};
 use content::ContentPart;
 pub(super) use content::{AttachedFile, ContentPiece, MediaContent, MessageContent, is_blank};
 pub(super) use effort::{EffortShare, MOST_UNSTATED, ReasoningEffort};
-pub(super) use fields::{ChatFieldRules, is_so_anyway};
+pub(super) use fields::{ChatFieldRules, is_so_anyway, whole};
 use tools::OfferedTool;
 pub(super) use tools::{AnswerFormat, CalledTool, ToolCall, ToolChoice, ToolFunction, fitting};
 
@@ -150,7 +150,7 @@ impl ChatRequest {
             let value: Value = serde_json::from_str(raw.get())
                 .map_err(|error| Unsupported::invalid(format!("body.{name}"), error.to_string()))?;
             if fields.passes(name, &value, provider)? {
-                known.insert(name.clone(), value);
+                known.insert(name.clone(), whole(name, value));
             }
         }
         let mut chat: ChatRequest = serde_path_to_error::deserialize(Value::Object(known))

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::adapter::{AdapterAnswer, AnswerKind};
+use crate::chat::whole;
 use crate::unsupported::Unsupported;
 
 /// The fields that no dialect copies: `model`, which is the target's, and `user`, which names the
@@ -75,7 +76,7 @@ impl EmbeddingRequest {
             let value: Value = serde_json::from_str(raw.get())
                 .map_err(|error| Unsupported::invalid(format!("body.{name}"), error.to_string()))?;
             if !value.is_null() {
-                known.insert(name.clone(), value);
+                known.insert(name.clone(), whole(name, value));
             }
         }
         let mut track = serde_path_to_error::Track::new();

@@ -10,6 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::decoded::ErrorScope;
+use crate::lenient;
 use crate::message::{Reply, header};
 use crate::registry::{ErrorRule, Provider, ReturnRule};
 use crate::retry_after;
@@ -109,7 +110,7 @@ pub(super) struct ErrorMeaning {
 impl ErrorBody {
     /// Reads an error from its body, and from the header in which AWS names it.
     pub(super) fn read(reply: &Reply) -> Self {
-        let value = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
+        let value = lenient::value(&reply.body).unwrap_or(Value::Null);
         let mut error = Self::of(&value);
         if let Some(name) = reply.header("x-amzn-errortype") {
             // `ThrottlingException:http://…` names the shape and where it is defined.
@@ -121,7 +122,7 @@ impl ErrorBody {
 
     /// Reads an error that came with a good status; `None` if the body is not an error.
     pub(super) fn within(reply: &Reply) -> Option<Self> {
-        let value = serde_json::from_slice(&reply.body).ok()?;
+        let value = lenient::value(&reply.body)?;
         let first = first(&value);
         let is_stated = |value: &Value| value.is_object() || value.is_string();
         let has = |field: &str| first.get(field).is_some_and(is_stated);

@@ -15,6 +15,7 @@ use crate::decoded::{DecodedReply, ErrorScope};
 use crate::endpoint::Endpoint;
 use crate::error::{ErrorBody, ErrorMeaning};
 use crate::kind::WorkKind;
+use crate::lenient;
 use crate::message::{Reply, Request};
 use crate::registry::Dialect;
 use crate::retry_after;
@@ -87,7 +88,8 @@ impl Endpoint {
         let Ok(call) = self.call(job, model) else {
             return self.unreadable(job, reply, now);
         };
-        let Some(answer) = self.adapter().decode(&call, reply, now) else {
+        let answer = self.adapter().decode(&call, reply, now);
+        let Some(answer) = answer.or_else(|| self.decode_leniently(&call, reply, now)) else {
             return self.unreadable(job, reply, now);
         };
         let AdapterAnswer {
@@ -118,13 +120,42 @@ impl Endpoint {
         }
     }
 
+    /// Decodes an answer that only a lenient reader can read. In OpenAI's dialects its body stays as it came.
+    fn decode_leniently(
+        &self,
+        call: &AdapterCall<'_>,
+        reply: &Reply,
+        now: Timestamp,
+    ) -> Option<AdapterAnswer> {
+        let strict = serde_json::to_vec(&lenient::value(&reply.body)?).ok()?;
+        let read = Reply {
+            body: strict.into(),
+            ..reply.clone()
+        };
+        let mut answer = self.adapter().decode(call, &read, now)?;
+        if self.keeps_bodies() {
+            let text = lenient::text(&reply.body).into_owned();
+            answer.body = RawValue::from_string(text).ok()?;
+        }
+        Some(answer)
+    }
+
+    /// Returns true if bodies of answers have OpenAI's shape as they come.
+    fn keeps_bodies(&self) -> bool {
+        matches!(self.provider.dialect, Dialect::Openai | Dialect::Responses)
+    }
+
     /// Decodes a reply with a good status that the adapter cannot read.
     fn unreadable(&self, job: &Job, reply: &Reply, now: Timestamp) -> DecodedReply {
         if let Some(error) = ErrorBody::within(reply) {
             return self.refused(job, error, reply, now);
         }
+        // It may have been charged, so that it is kept with the job's failure.
+        let body = serde_json::from_slice(&reply.body).ok();
+        let body = body.or_else(|| text_as_json(&reply.body));
         DecodedReply {
             class: Some(Class::MalformedResponse),
+            response: body.map(|body| response(reply, body)),
             message: Some(unread(WorkKind::of(&job.url), reply)),
             ..self.blank(reply, now)
         }
@@ -199,7 +230,7 @@ impl Endpoint {
         let Ok(raw) = serde_json::from_slice::<Box<RawValue>>(&reply.body) else {
             return text_as_json(&reply.body);
         };
-        if matches!(self.provider.dialect, Dialect::Openai | Dialect::Responses) {
+        if self.keeps_bodies() {
             return Some(raw);
         }
         let own: Value = serde_json::from_str(raw.get()).ok()?;

@@ -308,11 +308,12 @@ mod tests {
             ("none", "nonexistent model"),
             ("sk", "ask the risky desk"),
             ("EMPTY", "the EMPTYING of it"),
+            ("none", "none of the tools exists"),
         ] {
             assert_eq!(Secret::new(key).redact(text), text);
         }
         assert_eq!(
-            Secret::new("none").redact("key none is wrong"),
+            Secret::new("my-secret").redact("key my-secret is wrong"),
             "key [redacted] is wrong"
         );
     }

@@ -33,6 +33,7 @@ pub mod registry;
 
 mod endpoint;
 mod kind;
+mod lenient;
 mod message;
 
 mod adapter;

@@ -20,7 +20,7 @@ pub struct Request {
 }
 
 /// A complete reply.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,

@@ -4,6 +4,7 @@ use forebay_schemas::job::Object;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::chat::whole;
 use crate::unsupported::Unsupported;
 
 /// A request to order documents by their relevance to a query.
@@ -22,7 +23,7 @@ impl Rerank {
         for (name, raw) in body.iter().filter(|(name, _)| *name != "model") {
             let value: Value = serde_json::from_str(raw.get())
                 .map_err(|error| Unsupported::invalid(format!("body.{name}"), error.to_string()))?;
-            known.insert(name.clone(), value);
+            known.insert(name.clone(), whole(name, value));
         }
         serde_path_to_error::deserialize(Value::Object(known)).map_err(|error| unreadable(&error))
     }

@@ -6,6 +6,9 @@ use zeroize::Zeroizing;
 
 use crate::key_forms::KeyForms;
 
+/// The length from which a credential is a secret. Local servers take any text, so that shorter ones are placeholders such as
+/// `none`, and are words of errors too.
+const SHORTEST_SECRET: usize = 8;
 /// The replacement of a credential.
 const REDACTED: &str = "[redacted]";
 
@@ -41,7 +44,7 @@ impl Secret {
     /// Redacts the credential in a text of another program. That may repeat it whole, in part or
     /// encoded, or with stars in its middle, as OpenAI and DeepSeek do.
     pub fn redact(&self, text: &str) -> String {
-        if self.text.is_empty() {
+        if self.text.len() < SHORTEST_SECRET {
             return text.to_owned();
         }
         let text = self.without_whole(text);

@@ -390,3 +390,68 @@ base_url = "http://proxy.internal/v1"
         assert!(error.contains(problem), "{error}");
     }
 }
+
+#[test]
+fn an_answer_that_ended_by_a_failure_or_without_content_is_no_success() {
+    for (reason, content, class) in [
+        ("stop", "", None),
+        ("length", "cut", None),
+        ("network_error", "", Some(Class::ServerError)),
+        ("error", "the beginning of", Some(Class::ServerError)),
+        ("insufficient_system_resource", "", Some(Class::ServerError)),
+        ("sensitive", "", Some(Class::ContentFiltered)),
+        ("content_filter", "the beginning of", None),
+        ("something_new", "", Some(Class::ServerError)),
+        ("something_new", "whole", None),
+    ] {
+        let body = format!(
+            r#"{{"choices":[{{"finish_reason":"{reason}","message":{{"role":"assistant","content":"{content}"}}}}]}}"#
+        );
+        assert_eq!(decode(200, &[], &body).class, class, "{reason} {content}");
+    }
+}
+
+#[test]
+fn an_answer_that_only_a_lenient_reader_reads_stays_as_it_came() {
+    let half = r#"{"choices":[{"message":{"content":"cut \ud83d"}}],"usage":{"prompt_tokens":3}}"#;
+    let twice =
+        r#"{"choices":[{"message":{"content":"a"}}],"usage":{},"usage":{"prompt_tokens":3}}"#;
+    let typed = r#"{"choices":[{"message":{"content":"a"}}],"usage":{"prompt_tokens":3.0,"prompt_tokens_details":[]}}"#;
+    for (sent, kept) in [
+        (half.to_owned(), half),
+        (twice.to_owned(), twice),
+        (typed.to_owned(), typed),
+        (format!("\u{feff}{typed}"), typed),
+    ] {
+        let decoded = decode(200, &[], &sent);
+        assert_eq!(decoded.class, None, "{sent}");
+        assert_eq!(decoded.usage.expect("tokens").input_tokens, 3, "{sent}");
+        assert_eq!(decoded.response.expect("kept").body.get(), kept);
+    }
+    let unread = decode(200, &[], r#"["an answer"]"#);
+    assert_eq!(unread.class, Some(Class::MalformedResponse));
+    assert_eq!(
+        unread.response.expect("kept").body.get(),
+        r#"["an answer"]"#
+    );
+}
+
+#[test]
+fn vectors_without_numbers_or_of_different_lengths_are_no_answer() {
+    let job = Job::parse(br#"{"url":"/v1/embeddings","body":{"input":["a","b"]}}"#).expect("a job");
+    let endpoint = at("openai", "http://h/v1");
+    for (vectors, is_answer) in [
+        ("[1.0,2.0]|[3.0,4.0]", true),
+        ("\"AAAA\"|\"BBBB\"", true),
+        ("[1.0,2.0]|[3.0]", false),
+        ("[1.0]|null", false),
+        ("[1.0]|[]", false),
+        ("\"\"|\"\"", false),
+    ] {
+        let item = |vector: &str| format!(r#"{{"embedding":{vector}}}"#);
+        let items: Vec<_> = vectors.split('|').map(item).collect();
+        let body = format!(r#"{{"data":[{}]}}"#, items.join(","));
+        let decoded = endpoint.decode(&job, "m", &reply(200, &[], &body), Timestamp::UNIX_EPOCH);
+        assert_eq!(decoded.class.is_none(), is_answer, "{vectors}");
+    }
+}

@@ -3,6 +3,7 @@
 
 use forebay_schemas::Usage;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// The most tokens of one call; a larger count is not believed.
@@ -30,9 +31,9 @@ pub(super) struct WireUsage {
     prompt_tokens: Option<u64>,
     #[serde(alias = "output_tokens", deserialize_with = "count")]
     completion_tokens: Option<u64>,
-    #[serde(alias = "input_tokens_details")]
+    #[serde(alias = "input_tokens_details", deserialize_with = "details")]
     prompt_tokens_details: Option<PromptDetails>,
-    #[serde(alias = "output_tokens_details")]
+    #[serde(alias = "output_tokens_details", deserialize_with = "details")]
     completion_tokens_details: Option<CompletionDetails>,
     /// DeepSeek's name of the cached part.
     #[serde(deserialize_with = "count")]
@@ -53,16 +54,27 @@ fn count<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Er
     Ok(count)
 }
 
+/// Reads details. Those of another type are as none.
+fn details<'de, D: serde::Deserializer<'de>, T: DeserializeOwned>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
+    let value = Value::deserialize(from)?;
+    Ok(serde_json::from_value(value).ok())
+}
+
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct PromptDetails {
+    #[serde(deserialize_with = "count")]
     cached_tokens: Option<u64>,
+    #[serde(deserialize_with = "count")]
     cache_write_tokens: Option<u64>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct CompletionDetails {
+    #[serde(deserialize_with = "count")]
     reasoning_tokens: Option<u64>,
 }
 

@@ -19,8 +19,7 @@ use crate::batch::run::{self, RunChoices};
 use crate::batch::totals::RunOutcome;
 use crate::config::Config;
 use crate::nats::connection::Error;
-use crate::process::shutdown;
-use crate::process::shutdown::INTERRUPTED;
+use crate::process::shutdown::{self, Hangup, INTERRUPTED};
 use forebay_simulator::Provider;
 use forebay_simulator::fault::FaultPlan;
 use forebay_simulator::record::{RecordSummary, summarise};
@@ -40,7 +39,7 @@ const ACCOUNTS: [&str; 2] = [
 pub(super) struct Args {}
 
 pub(super) async fn demo(global: &GlobalOptions, _: Args) -> Result<u8, Error> {
-    let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
+    let stop = shutdown::on_signal(Hangup::Ends).map_err(|error| Error::Usage(error.into()))?;
     let usage = |error: anyhow::Error| Error::Usage(error);
     let dir = tempfile::tempdir()
         .context("a directory for the demo")

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::control::messages::{ResultsReply, ResultsRequest};
 use crate::nats::connection::{Connection, Error};
 use crate::process::data_dir::{DataHold, display_path};
-use crate::process::shutdown;
+use crate::process::shutdown::{self, Hangup};
 
 /// The pause before lost completions are requested again.
 const RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(1);
@@ -181,7 +181,7 @@ async fn tail(
     batch: Option<String>,
     all: bool,
 ) -> Result<u8, Error> {
-    let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
+    let stop = shutdown::on_signal(Hangup::Ends).map_err(|error| Error::Usage(error.into()))?;
     let mut connection = connect(config).await?;
     let filter = match team {
         Some(team) => connection.names.completions_of(&team, batch.as_deref()),

@@ -21,8 +21,7 @@ use crate::batch::trial::TrialError;
 use crate::config::{Config, ConfiguredPool};
 use crate::control::messages::AccountsReport;
 use crate::nats::connection::{Connection, Error};
-use crate::process::shutdown;
-use crate::process::shutdown::INTERRUPTED;
+use crate::process::shutdown::{self, Hangup, INTERRUPTED};
 
 /// Any free port on this machine.
 const ANY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -92,7 +91,7 @@ pub(super) async fn run(global: &GlobalOptions, args: Args) -> Result<u8, Error>
             return Ok(dry::dry_run(global, &config, workers, &batch));
         }
     };
-    let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
+    let stop = shutdown::on_signal(Hangup::Ends).map_err(|error| Error::Usage(error.into()))?;
     let files = OutputFiles::new(output, args.errors.clone());
     let prepare = || {
         let prepared = run::prepare(&args.input, &choices, files.clone(), args.force);

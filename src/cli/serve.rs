@@ -1,7 +1,11 @@
 //! The command `forebay serve`.
 
+use std::io::IsTerminal;
+use std::sync::Arc;
+
 use anyhow::anyhow;
 use serde_json::json;
+use tokio::sync::Notify;
 
 use super::{GlobalOptions, USAGE, print};
 use crate::app::{App, Started};
@@ -9,11 +13,11 @@ use crate::cluster::worker_lease::WhenHeld;
 use crate::config::Config;
 use crate::nats::connection::Error;
 use crate::process::data_dir::display_path;
-use crate::process::shutdown;
+use crate::process::shutdown::{self, Hangup};
 
 /// Serve jobs until a signal arrives. After the first signal, no new jobs are taken and those in
 /// flight are finished. A second signal ends the process at once, and jobs in flight are delivered
-/// again.
+/// again. SIGHUP reads keys in files again, unless serve was started at a terminal: then it ends it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// If another process serves, wait until it ends, and then take over
@@ -23,7 +27,13 @@ pub(super) struct Args {
 
 pub(super) async fn serve(global: &GlobalOptions, args: Args) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
-    let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
+    let reloads = Arc::<Notify>::default();
+    // A terminal that is closed ends what was started at it. A service manager asks to read keys again.
+    let hangup = match std::io::stdin().is_terminal() {
+        true => Hangup::Ends,
+        false => Hangup::Notifies(Arc::clone(&reloads)),
+    };
+    let stop = shutdown::on_signal(hangup).map_err(|error| Error::Usage(error.into()))?;
     let when_held = if args.standby {
         WhenHeld::StandBy
     } else {
@@ -48,9 +58,12 @@ pub(super) async fn serve(global: &GlobalOptions, args: Args) -> Result<u8, Erro
         }
     };
     print_ready(global, &config, &app);
-    let lease_lost = tokio::select! {
-        () = stop.cancelled() => false,
-        () = app.lease_lost() => true,
+    let lease_lost = loop {
+        tokio::select! {
+            () = stop.cancelled() => break false,
+            () = app.lease_lost() => break true,
+            () = reloads.notified() => app.read_keys_again(&config),
+        }
     };
     app.stop(shutdown::GRACE).await;
     if lease_lost {

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 
 use super::{GlobalOptions, print};
 use crate::nats::connection::Error;
-use crate::process::shutdown;
+use crate::process::shutdown::{self, Hangup};
 use forebay_simulator::account;
 use forebay_simulator::fault::FaultPlan;
 use forebay_simulator::{Config, Provider, VendorFailure, failures};
@@ -94,7 +94,7 @@ pub(super) async fn simulate(global: &GlobalOptions, args: Args) -> Result<u8, E
             .parse()
             .map_err(|problem: String| Error::Usage(anyhow!("--faults: {problem}")))?,
     };
-    let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
+    let stop = shutdown::on_signal(Hangup::Ends).map_err(|error| Error::Usage(error.into()))?;
     let listener = TcpListener::bind(&args.listen)
         .await
         .map_err(|error| Error::Usage(anyhow!("--listen {}: {error}", args.listen)))?;

@@ -1,8 +1,10 @@
 //! Two-phase shutdown: the first signal ends taking jobs, the second ends the process.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -11,21 +13,39 @@ pub const GRACE: Duration = Duration::from_secs(30);
 /// The exit code of a process that was interrupted and can be resumed.
 pub const INTERRUPTED: u8 = 130;
 
-/// Returns a token that is cancelled by the first SIGINT or SIGTERM. The second signal ends the
-/// process at once.
+/// The meaning of SIGHUP.
+#[derive(Debug, Clone)]
+pub enum Hangup {
+    /// The terminal was closed, so the process ends.
+    Ends,
+    /// An operator changed something that is read again.
+    Notifies(Arc<Notify>),
+}
+
+/// Returns a token that is cancelled by the first SIGINT, SIGTERM or SIGQUIT, and by SIGHUP if that ends the process. The
+/// second signal ends the process at once.
 ///
 /// # Errors
 /// Returns an error when signals cannot be received.
-pub fn on_signal() -> std::io::Result<CancellationToken> {
+pub fn on_signal(hangup: Hangup) -> std::io::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut quit = signal(SignalKind::quit())?;
+    let mut hangups = signal(SignalKind::hangup())?;
     let token = CancellationToken::new();
     let first = token.clone();
     tokio::spawn(async move {
         let mut next = async || {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => return,
+                    _ = terminate.recv() => return,
+                    _ = quit.recv() => return,
+                    _ = hangups.recv() => match &hangup {
+                        Hangup::Ends => return,
+                        Hangup::Notifies(notify) => notify.notify_one(),
+                    },
+                }
             }
         };
         next().await;

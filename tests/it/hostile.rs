@@ -1,13 +1,18 @@
 //! Producers and providers that mean ill.
 
+use std::io::Cursor;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_compression::tokio::bufread;
 use async_nats::HeaderMap;
+use axum::Router;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
 use forebay_schemas::Status;
 use parking_lot::Mutex;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::support::{
@@ -315,4 +320,69 @@ async fn slow_large_answers_do_not_hold_up_other_accounts_and_are_given_up() {
     };
     eventually_within(Duration::from_secs(60), "a slow one to give up", another).await;
     forebay.stop_within(Duration::ZERO).await;
+}
+
+/// A coding of bodies, with the function that brings a body into it.
+type Coding = (
+    &'static str,
+    fn(Vec<u8>) -> Box<dyn AsyncRead + Send + Unpin>,
+);
+
+const CODINGS: [Coding; 4] = [
+    ("gzip", |body| {
+        Box::new(bufread::GzipEncoder::new(Cursor::new(body)))
+    }),
+    ("deflate", |body| {
+        Box::new(bufread::ZlibEncoder::new(Cursor::new(body)))
+    }),
+    ("br", |body| {
+        Box::new(bufread::BrotliEncoder::new(Cursor::new(body)))
+    }),
+    ("zstd", |body| {
+        Box::new(bufread::ZstdEncoder::new(Cursor::new(body)))
+    }),
+];
+
+/// Answers each request with a small answer, or with one of many MiB where it asks for a `bomb`, in the coding.
+async fn compressed(coding: Coding, request: String) -> Response {
+    let (name, encoder) = coding;
+    let text = match request.contains("bomb") {
+        true => "0".repeat(64 << 20),
+        false => "small".to_owned(),
+    };
+    let message = json!({ "role": "assistant", "content": text });
+    let body = json!({ "choices": [{ "index": 0, "finish_reason": "stop", "message": message }] });
+    let mut encoded = Vec::new();
+    let mut encoder = encoder(body.to_string().into_bytes());
+    let read = encoder.read_to_end(&mut encoded).await;
+    read.expect("encoded");
+    ([("content-encoding", name)], encoded).into_response()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_answer_is_read_and_one_that_swells_is_given_up() {
+    for coding in CODINGS {
+        let answer = async move |request: String| compressed(coding, request).await;
+        let router = Router::new().route("/v1/chat/completions", post(answer));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = format!("http://{}/v1", listener.local_addr().expect("bound"));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let forebay = Forebay::builder()
+            .account(Account::at_url("one", &address))
+            .pool("chat", "gpt-4o-mini", &["one"])
+            .config("[call]\nmax_answer = \"1MiB\"\n")
+            .start()
+            .await;
+        forebay
+            .publish("ai.jobs.chat", &chat("small", "hello"))
+            .await;
+        let small = forebay.completion("default", None, "small").await;
+        assert_eq!(answer_text(&small), "small", "{}", coding.0);
+        forebay
+            .publish("ai.jobs.chat", &chat("large", "bomb"))
+            .await;
+        let large = forebay.completion("default", None, "large").await;
+        let error = large.error.expect("a reason");
+        assert_eq!(error.code, "answer_too_large", "{}", coding.0);
+    }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::program::{self, Serve};
-use crate::support::{Forebay, eventually, nats_server, provider, soon, until};
+use crate::support::{Account, Forebay, eventually, nats_server, provider, soon, until};
 
 const JOB: &str = r#"{"id":"ID","body":{"messages":[{"role":"user","content":"hello"}]}}"#;
 
@@ -370,4 +370,29 @@ async fn the_check_fails_on_a_nats_server_without_jetstream() {
     let checked = program::run(dir.path(), &["check"]).await;
     assert_eq!(checked.code, Some(3), "{checked:?}");
     assert!(checked.stderr.contains("has no JetStream"), "{checked:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_reads_keys_in_files_again() {
+    let provider = provider(&["name=one,key=sk-of-today"], "").await;
+    let dir = Forebay::builder()
+        .account(Account::at("one", &provider).keys(&["sk-of-yesterday"]))
+        .pool("chat", "gpt-4o-mini", &["one"])
+        .write();
+    let mut serve = Serve::start(dir.path()).await;
+    std::fs::write(dir.path().join("job.jsonl"), JOB).expect("written");
+    let published = program::run(dir.path(), &["publish", "job.jsonl", "--pool", "chat"]).await;
+    assert_eq!(published.code, Some(0), "{published:?}");
+    serve.wait_for("the key is disabled").await;
+    std::fs::write(dir.path().join("one-0.key"), "sk-of-today").expect("written");
+    let pid = i32::try_from(serve.pid()).ok().and_then(Pid::from_raw);
+    kill_process(pid.expect("a process"), Signal::HUP).expect("sent");
+    serve
+        .wait_for("the key was read again, and is another one")
+        .await;
+    eventually("a result", async || {
+        let got = program::run(dir.path(), &["results", "get", "ID"]).await;
+        (got.code == Some(0)).then_some(())
+    })
+    .await;
 }

@@ -10,6 +10,7 @@ use forebay_simulator::Provider;
 use forebay_simulator::fault::FaultPlan;
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::store::results::{ResultStore, Retention};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::program::{self, Serve, command, run};
@@ -265,27 +266,27 @@ async fn an_output_file_of_something_else_is_not_overwritten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interrupt_ends_the_run_and_the_same_command_resumes_it() {
-    let (dir, provider) = configured().await;
-    input(dir.path(), "in.jsonl", 200, "hello");
-    let mut child = command(dir.path(), &RUN).spawn().expect("it starts");
-    wait_for_calls(&provider, 20).await;
-    let pid = child
-        .id()
-        .and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
-    rustix::process::kill_process(pid.expect("a process"), rustix::process::Signal::INT)
-        .expect("told");
-    let status = soon("the end of the run", child.wait())
-        .await
-        .expect("it ended");
-    assert_eq!(status.code(), Some(130));
-    assert_eq!(run(dir.path(), &RUN).await.code, Some(0));
-    whole(&dir.path().join("out.jsonl"), 200, "hello");
-    assert_eq!(
-        provider.calls().len(),
-        200,
-        "those in flight were waited for, so nothing was repeated"
-    );
+async fn a_signal_or_a_closed_terminal_ends_the_run_and_the_same_command_resumes_it() {
+    for signal in [Signal::INT, Signal::HUP, Signal::QUIT] {
+        let (dir, provider) = configured().await;
+        input(dir.path(), "in.jsonl", 100, "hello");
+        let mut child = command(dir.path(), &RUN).spawn().expect("it starts");
+        wait_for_calls(&provider, 20).await;
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.and_then(Pid::from_raw).expect("a process");
+        kill_process(pid, signal).expect("sent");
+        let status = soon("the end of the run", child.wait())
+            .await
+            .expect("it ended");
+        assert_eq!(status.code(), Some(130), "{signal:?}");
+        assert_eq!(run(dir.path(), &RUN).await.code, Some(0), "{signal:?}");
+        whole(&dir.path().join("out.jsonl"), 100, "hello");
+        assert_eq!(
+            provider.calls().len(),
+            100,
+            "those in flight were waited for, so nothing was repeated"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -738,4 +739,33 @@ async fn a_run_whose_first_lines_all_fail_alike_sends_no_more_unless_it_is_told_
     let all = run(dir.path(), &[&RUN[..], &["--keep-going"]].concat()).await;
     assert_eq!((all.code, provider.calls().len()), (Some(1), 60));
     assert!(all.stdout.contains("0 of 60 lines succeeded"), "{all:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_that_are_set_to_nothing_are_as_none_and_a_dead_proxy_is_named() {
+    let (dir, _provider) = configured().await;
+    input(dir.path(), "in.jsonl", 2, "hello");
+    let mut command_with_nothing = command(dir.path(), &RUN);
+    for name in [
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+    ] {
+        command_with_nothing.env(name, "");
+    }
+    let output = program::finish(&mut command_with_nothing).await;
+    assert_eq!(output.code, Some(0), "{output:?}");
+
+    let (dir, _provider) = configured().await;
+    input(dir.path(), "in.jsonl", 2, "hello");
+    let mut through_proxy = command(dir.path(), &RUN);
+    through_proxy.env("http_proxy", "http://me:secret@127.0.0.1:9");
+    let output = program::finish(&mut through_proxy).await;
+    assert_eq!(output.code, Some(3), "{output:?}");
+    let named = output
+        .stderr
+        .contains("the proxy 127.0.0.1:9 of the environment");
+    assert!(named && !output.stderr.contains("secret"), "{output:?}");
 }

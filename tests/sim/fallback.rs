@@ -126,10 +126,7 @@ impl Tiers {
                 provider(self.provider).expect("a known provider"),
                 "http://provider",
             ),
-            keys: vec![AccountKey {
-                name: "only".to_owned(),
-                secret: Secret::new(*name),
-            }],
+            keys: vec![AccountKey::new("only", Secret::new(*name))],
             limits: vec![Limit {
                 amount: self.limit.clone(),
                 models: None,

@@ -265,10 +265,7 @@ impl Schedule {
                 provider("openai").expect("a known provider"),
                 "http://provider",
             ),
-            keys: vec![AccountKey {
-                name: "only".to_owned(),
-                secret: Secret::new(key.as_str()),
-            }],
+            keys: vec![AccountKey::new("only", Secret::new(key.as_str()))],
             limits: [Limit {
                 amount: Amount::PerPeriod {
                     dimension: LimitDimension::Requests,

@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_schemas::Class;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::time::Instant;
 
 pub use crate::accounts::team_limits::{TeamLimits, TeamShare};
@@ -60,13 +60,37 @@ use forebay_providers::cost::CallCost;
 /// Limit of calls at once to one model whose limits are learned.
 const CONCURRENT_WHILE_LEARNING: u64 = 256;
 
-/// One credential of an account.
+/// One credential of an account. Clones share it.
 #[derive(Debug, Clone)]
 pub struct AccountKey {
     /// The key's name, for people.
     pub name: String,
+    secret: Arc<RwLock<Arc<Secret>>>,
+}
+
+impl AccountKey {
+    /// A key of this name.
+    pub fn new(name: impl Into<String>, secret: Secret) -> Self {
+        Self {
+            name: name.into(),
+            secret: Arc::new(RwLock::new(Arc::new(secret))),
+        }
+    }
+
     /// The credential.
-    pub secret: Secret,
+    pub fn secret(&self) -> Arc<Secret> {
+        Arc::clone(&self.secret.read())
+    }
+
+    /// Replaces the credential. Returns true if it is another one.
+    fn replace(&self, secret: Secret) -> bool {
+        let mut known = self.secret.write();
+        let differs = **known != secret;
+        if differs {
+            *known = Arc::new(secret);
+        }
+        differs
+    }
 }
 
 /// The configuration of an account.
@@ -360,6 +384,23 @@ impl Account {
     /// there is no such key.
     pub fn disable_by_hand(&self, key: Option<&str>) -> bool {
         self.each_key(key, |state| *state = ReadyState::Disabled { reason: None })
+    }
+
+    /// Replaces the credential of a key. A key that the provider did not accept is used again. Returns true if the credential
+    /// is another one.
+    pub fn replace_key(&self, name: &str, secret: Secret) -> bool {
+        let mut keys = self.config.keys.iter();
+        let key = keys.find(|key| key.name == name);
+        let is_replaced = key.is_some_and(|key| key.replace(secret));
+        if is_replaced {
+            self.each_key(Some(name), |state| {
+                if matches!(state, ReadyState::Disabled { reason: Some(_) }) {
+                    *state = ReadyState::Ready;
+                }
+            });
+            self.wake.release();
+        }
+        is_replaced
     }
 
     /// Enables a disabled key and ends its cooldown, or every key if `key` is `None`. The latter also ends the cooldowns of

@@ -54,7 +54,7 @@ pub async fn probe(
         (None, model) => (endpoint.encode(&job, model?).ok()?, model),
     };
     request.account.clone_from(&account.name);
-    if let Err(problem) = endpoint.authorise(&mut request, &key.secret, clock.now()) {
+    if let Err(problem) = endpoint.authorise(&mut request, &key.secret(), clock.now()) {
         let outcome = CallOutcome::local(Class::BadKey, "unusable_key", problem);
         return Some(check_call(&outcome, Vec::new()));
     }
@@ -68,7 +68,7 @@ pub async fn probe(
         return Some(check_list(endpoint, &reply, limits));
     }
     let decoded = endpoint.decode(&job, model.unwrap_or_default(), &reply, now);
-    let outcome = CallOutcome::of_reply(decoded, reply.status, (&key.secret, None), &job);
+    let outcome = CallOutcome::of_reply(decoded, reply.status, (&key.secret(), None), &job);
     Some(check_call(&outcome, limits))
 }
 

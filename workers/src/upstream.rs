@@ -1,6 +1,7 @@
 //! One HTTP attempt: the request, the reply, and the question if the request left at all.
 
 pub mod http;
+mod roots;
 
 use std::future::Future;
 use std::time::Duration;

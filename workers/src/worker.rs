@@ -27,6 +27,7 @@ use crate::store::journal::Journal;
 use crate::store::results::{Error, ResultRecord, ResultStore};
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
+use forebay_providers::Secret;
 
 /// How long it may take to give back the unacked deliveries and delete the consumers.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -211,6 +212,13 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         } else {
             account.disable_by_hand(key)
         }
+    }
+
+    /// Replaces the credential of an account's key. Returns true if it is another one.
+    pub fn replace_key(&self, account: &str, key: &str, secret: Secret) -> bool {
+        let mut accounts = self.state.accounts.iter();
+        let account = accounts.find(|known| known.name() == account);
+        account.is_some_and(|account| account.replace_key(key, secret))
     }
 
     /// Returns true if providers may be called now. Otherwise another worker may have taken over.

@@ -14,6 +14,21 @@ pub(crate) struct ChatFieldRules {
     pub(crate) maps: &'static [&'static str],
 }
 
+/// The largest number up to which every whole number is exact as a float: 2 to the power of 53.
+const LARGEST_EXACT: f64 = 9_007_199_254_740_992.0;
+
+/// The fields that are whole numbers.
+const COUNTS: [&str; 8] = [
+    "max_tokens",
+    "max_completion_tokens",
+    "seed",
+    "n",
+    "top_k",
+    "top_logprobs",
+    "top_n",
+    "dimensions",
+];
+
 /// The fields that every dialect encodes.
 const ALWAYS: [&str; 4] = [
     "messages",
@@ -74,6 +89,22 @@ impl ChatFieldRules {
         let problem =
             format!("{provider} has nothing like it, leave it out or name another target");
         Err(Unsupported::new(format!("body.{name}"), problem))
+    }
+}
+
+/// Returns the value of a field, and of one of [`COUNTS`] without a fraction that is zero, such as 256 for `256.0`. JSON has
+/// one kind of number, and some writers put a point into each.
+pub(crate) fn whole(name: &str, value: Value) -> Value {
+    let number = value
+        .as_f64()
+        .filter(|_| COUNTS.contains(&name) && !value.is_i64() && !value.is_u64());
+    match number {
+        Some(number) if number.fract() == 0.0 && number.abs() < LARGEST_EXACT => {
+            #[expect(clippy::cast_possible_truncation, reason = "it is whole and small")]
+            let whole = number as i64;
+            whole.into()
+        }
+        _ => value,
     }
 }
 

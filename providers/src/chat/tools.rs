@@ -32,13 +32,18 @@ pub(crate) struct ToolFunction {
 }
 
 impl ToolFunction {
-    /// Returns the schema of the arguments; without one, the schema of an empty object.
+    /// Returns the schema of the arguments, which are an object. OpenAI takes a schema that does not say so, or none.
     pub(crate) fn schema(&self) -> Value {
-        let empty = || json!({ "type": "object", "properties": {} });
-        self.parameters
-            .clone()
-            .filter(|schema| !schema.is_null())
-            .unwrap_or_else(empty)
+        let mut schema = match &self.parameters {
+            Some(Value::Object(schema)) => schema.clone(),
+            Some(other) if !other.is_null() => return other.clone(),
+            _ => Map::new(),
+        };
+        if schema.is_empty() {
+            return json!({ "type": "object", "properties": {} });
+        }
+        schema.entry("type").or_insert_with(|| json!("object"));
+        Value::Object(schema)
     }
 }
 

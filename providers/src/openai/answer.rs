@@ -1,6 +1,8 @@
 //! The parts of an answer in OpenAI's dialect that Forebay itself reads: its shape, its usage, a
 //! refusal or an error. The body itself is kept as it came.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use forebay_schemas::Usage;
@@ -15,6 +17,41 @@ use crate::kind::WorkKind;
 use crate::message::Reply;
 use crate::usage::WireUsage;
 
+/// The reasons with which a whole answer ends, or one that is as long as it may be.
+const ENDS: [&str; 10] = [
+    "stop",
+    "length",
+    "tool_calls",
+    "function_call",
+    "eos",
+    "eos_token",
+    "end_turn",
+    "stop_sequence",
+    "max_tokens",
+    "model_length",
+];
+/// The reasons with which a content filter ends an answer.
+const FILTERED_ENDS: [&str; 6] = [
+    "content_filter",
+    "content_filtered",
+    "sensitive",
+    "safety",
+    "prohibited_content",
+    "moderation",
+];
+/// The reasons with which an answer ends because the model or its provider failed: those of z.AI, DeepSeek, OpenRouter, vLLM
+/// and gateways.
+const BROKEN_ENDS: [&str; 9] = [
+    "error",
+    "network_error",
+    "insufficient_system_resource",
+    "abort",
+    "aborted",
+    "cancelled",
+    "timeout",
+    "failed",
+    "malformed_function_call",
+];
 /// The forms of a transcription that are not JSON.
 const PLAIN: [&str; 3] = ["text", "srt", "vtt"];
 
@@ -56,7 +93,8 @@ impl<'a> AnswerParts<'a> {
         match kind {
             WorkKind::Chat => self.choices().next().is_some(),
             WorkKind::Responses => self.output.is_some_and(is_list),
-            WorkKind::Embeddings | WorkKind::Image => self.data.is_some_and(has_items),
+            WorkKind::Embeddings => self.data.is_some_and(has_vectors),
+            WorkKind::Image => self.data.is_some_and(has_items),
             WorkKind::Moderation | WorkKind::Rerank => self.results.is_some_and(is_list),
             WorkKind::Transcription => self.text.as_ref().is_some_and(Value::is_string),
             // Speech is not JSON.
@@ -95,6 +133,14 @@ impl<'a> AnswerParts<'a> {
                 "the provider's content filter cut the answer off".to_owned(),
             );
         }
+        if let Some(reason) = self.choices().find_map(broken_end) {
+            return AnswerKind::Error(ErrorBody {
+                message: Some(format!("the provider ended the answer with `{reason}`")),
+                code: Some(reason.to_owned()),
+                names: vec![reason.to_owned()],
+                ..ErrorBody::default()
+            });
+        }
         let mut reasons = self.choices().map(refusal);
         match reasons.next() {
             Some(Some(reason)) if reasons.all(|reason| reason.is_some()) => {
@@ -114,19 +160,71 @@ fn has_items(list: &RawValue) -> bool {
     items.is_some_and(|items| !items.trim_start().starts_with(']'))
 }
 
+/// Returns true if each vector of an answer has numbers, and all have equally many.
+fn has_vectors(list: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Item<'a> {
+        #[serde(borrow)]
+        embedding: Option<&'a RawValue>,
+    }
+    let Ok(items) = serde_json::from_str::<Vec<Item<'_>>>(list.get()) else {
+        return false;
+    };
+    let lengths = items
+        .iter()
+        .map(|item| vector_length(item.embedding?.get()));
+    let lengths: Option<BTreeSet<_>> = lengths.collect();
+    lengths.is_some_and(|lengths| lengths.len() == 1)
+}
+
+/// Returns a measure of a vector's length: of two vectors in the same encoding, equal lengths have equal measures. `None` for
+/// a vector without numbers.
+fn vector_length(vector: &str) -> Option<usize> {
+    if let Some(base64) = vector.strip_prefix('"') {
+        return (base64.len() > 1).then_some(base64.len());
+    }
+    let numbers = vector.strip_prefix('[')?;
+    let has_numbers = !numbers.trim_start().starts_with(']');
+    has_numbers.then(|| numbers.matches(',').count() + 1)
+}
+
+/// Returns the reason for which an answer ended that is no end: the model or its provider failed. An unknown reason is one if
+/// the choice has no content.
+fn broken_end(choice: &Value) -> Option<&str> {
+    let reason = choice.get("finish_reason")?.as_str()?;
+    let is_known = ENDS.contains(&reason) || FILTERED_ENDS.contains(&reason);
+    let is_broken = BROKEN_ENDS.contains(&reason) || (!is_known && is_empty(choice));
+    is_broken.then_some(reason)
+}
+
+/// Returns true if a choice has neither text nor calls of tools.
+fn is_empty(choice: &Value) -> bool {
+    let has = |field: &str| {
+        let value = choice.pointer(field);
+        value.is_some_and(|value| !value.is_null() && value != "" && value != &json!([]))
+    };
+    let fields = [
+        "content",
+        "tool_calls",
+        "function_call",
+        "audio",
+        "images",
+        "refusal",
+    ];
+    !fields.iter().any(|field| has(&format!("/message/{field}")))
+}
+
 /// Returns the reason of a refused choice; `None` for any other.
 fn refusal(choice: &Value) -> Option<String> {
     let words = choice
         .pointer("/message/refusal")
         .and_then(Value::as_str)
         .filter(|words| !words.is_empty());
-    let content = choice.pointer("/message/content");
-    let is_empty = content.is_none_or(|content| content.is_null() || content == "");
     if let Some(words) = words {
         return Some(words.to_owned());
     }
-    let finish = choice.get("finish_reason");
-    let is_filtered = is_empty && finish.is_some_and(|reason| reason == "content_filter");
+    let reason = choice.get("finish_reason").and_then(Value::as_str)?;
+    let is_filtered = FILTERED_ENDS.contains(&reason) && is_empty(choice);
     is_filtered.then(|| "the provider's content filter took the answer away".to_owned())
 }
 

@@ -41,10 +41,7 @@ pub(super) fn account_on(
     spent_at: Option<Instant>,
     clock: Arc<dyn Clock>,
 ) -> Arc<Account> {
-    let key = |index| AccountKey {
-        name: format!("key-{index}"),
-        secret: Secret::new("s"),
-    };
+    let key = |index| AccountKey::new(format!("key-{index}"), Secret::new("s"));
     let config = Config {
         name: "q".to_owned(),
         endpoint: Endpoint::new(

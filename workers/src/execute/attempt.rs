@@ -66,7 +66,7 @@ async fn send<Q: Queue, U: Upstream>(
     let mut request = encoded.map_err(SendFailure::Unsupported)?;
     permit.account().name().clone_into(&mut request.account);
     endpoint
-        .authorise(&mut request, &permit.key().secret, started)
+        .authorise(&mut request, &permit.key().secret(), started)
         .map_err(SendFailure::UnusableKey)?;
     for admitted in call.jobs() {
         let attempt = unanswered(call, admitted, permit, started);
@@ -192,11 +192,11 @@ fn read_reply<Q, U>(
     let endpoint = permit.endpoint();
     permit.observe(&endpoint.observe(&reply.headers, now), Instant::now());
     let decoded = endpoint.decode(job, permit.model(), reply, now);
-    let secret = &permit.key().secret;
+    let secret = permit.key().secret();
     call.verified(CallOutcome::of_reply(
         decoded,
         reply.status,
-        (secret, prices),
+        (&secret, prices),
         job,
     ))
 }

@@ -26,8 +26,11 @@ impl MergedAnswer {
         let mut vectors: Vec<Object> = serde_json::from_str(data.get()).ok()?;
         let index_of = |vector: &Object| vector.get("index")?.get().parse::<usize>().ok();
         vectors.sort_by_key(|vector| index_of(vector).unwrap_or(usize::MAX));
+        // Without any index, the vectors are in the order of the texts.
+        let has_no_index = vectors.iter().all(|vector| !vector.contains_key("index"));
         let mut in_order = vectors.iter().enumerate();
-        let is_whole = in_order.all(|(index, vector)| index_of(vector) == Some(index));
+        let is_whole =
+            has_no_index || in_order.all(|(index, vector)| index_of(vector) == Some(index));
         (is_whole && vectors.len() == inputs).then_some(Self { fields, vectors })
     }
 

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use hyper_util::client::proxy::matcher::Matcher;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Error, ReceivedReply, Upstream};
+use super::{Error, ReceivedReply, Upstream, roots};
 use crate::fence::CallFence;
 use crate::large::LARGE;
 use forebay_providers::{Reply, Request};
@@ -26,6 +27,8 @@ const LARGE_AT_ONCE: usize = 4;
 const MIN_ANSWER_RATE: u64 = 64 * 1024;
 /// The time after which a slow large answer is given up. It is also the longest pause between two of its chunks.
 const SLOW_ANSWER_GRACE: Duration = Duration::from_secs(30);
+/// The bytes of a request that are handed to the connection last.
+const LAST_PART: usize = 1;
 /// The bytes of a request that are handed to the connection at once. The fence is checked before each part.
 const REQUEST_PART: usize = 8 * 1024;
 /// The error of a large answer that was given up.
@@ -47,6 +50,8 @@ pub struct Config {
 #[derive(Debug)]
 pub struct HttpUpstream {
     client: reqwest::Client,
+    /// The proxies that the environment names, as the client uses them.
+    proxies: Matcher,
     config: Config,
     /// The permits for large answers, by account.
     large: Mutex<HashMap<String, Arc<Semaphore>>>,
@@ -58,16 +63,35 @@ impl HttpUpstream {
     /// # Errors
     /// Returns an error if TLS cannot be set up.
     pub fn new(config: Config) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
+        let mut client = reqwest::Client::builder()
             .connect_timeout(config.connect_timeout)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
-            .user_agent(concat!("forebay/", env!("CARGO_PKG_VERSION")))
-            .build()?;
+            .user_agent(concat!("forebay/", env!("CARGO_PKG_VERSION")));
+        if let Some(certificates) = roots::corrected() {
+            client = client.tls_certs_only(certificates);
+        }
         Ok(Self {
-            client,
+            client: client.build()?,
+            proxies: Matcher::from_env(),
             config,
             large: Mutex::default(),
+        })
+    }
+
+    /// Returns words about the proxy through which an address is called; none if it is called directly.
+    fn proxy_of(&self, url: &str) -> String {
+        let proxy = url
+            .parse()
+            .ok()
+            .and_then(|url| self.proxies.intercept(&url));
+        proxy.map_or_else(String::new, |proxy| {
+            let (host, port) = (proxy.uri().host(), proxy.uri().port_u16());
+            let port = port.map_or_else(String::new, |port| format!(":{port}"));
+            format!(
+                " (through the proxy {}{port} of the environment)",
+                host.unwrap_or_default()
+            )
         })
     }
 
@@ -108,11 +132,15 @@ impl HttpUpstream {
             ..
         } = self.config;
         let has_left = || left.load(Ordering::Acquire);
-        let failed = |error| failure(error, has_left());
+        let proxy = self.proxy_of(&request.url);
+        let failed = |error| match failure(error, has_left()) {
+            Error::NotSent(error) => Error::NotSent(format!("{error}{proxy}")),
+            other => other,
+        };
         let mut deadline = Instant::now() + timeout;
         let late = |_| match has_left() {
             true => Error::TimedOut(timeout),
-            false => Error::NotSent(format!("no connection within {timeout:?}")),
+            false => Error::NotSent(format!("no connection within {timeout:?}{proxy}")),
         };
         let call = self
             .client
@@ -242,6 +270,9 @@ struct FenceClosed;
 /// A connection of HTTP/1 takes the first part in the same step in which it writes the request's head. The first part
 /// therefore also shows that the request left, and when. After an error the connection is closed, and writes nothing
 /// that it has not written yet.
+///
+/// The last byte is a part of its own. So the last check comes after all work that the first part causes, right before the
+/// connection writes, and a request without its last byte is never whole.
 struct FencedBody {
     /// The bytes that were not taken yet; `None` at the end.
     rest: Option<Bytes>,
@@ -268,8 +299,9 @@ impl Body for FencedBody {
             self.left.store(true, Ordering::Release);
             sent(Instant::now());
         }
-        if part.len() > REQUEST_PART {
-            self.rest = Some(part.split_off(REQUEST_PART));
+        let most = part.len().saturating_sub(LAST_PART).min(REQUEST_PART);
+        if most > 0 {
+            self.rest = Some(part.split_off(most));
         }
         Poll::Ready(Some(Ok(Frame::data(part))))
     }
