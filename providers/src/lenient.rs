@@ -2,8 +2,8 @@
 //!
 //! # Why
 //!
-//! Providers cut texts in the middle of a pair of surrogates, write a key twice, begin with a byte order mark, or send a byte
-//! that is no UTF-8. The answer is paid for, and its content is there.
+//! Providers cut texts in the middle of a pair of surrogates, and write keys twice. Some answers begin with a byte order mark,
+//! or have a byte that is no UTF-8. The answer is paid for, and its content is there.
 //!
 //! # How
 //!

@@ -39,14 +39,14 @@ impl Config {
 
     /// Returns the keys of the environment, each with its account's name. A new value needs a restart.
     pub fn keys_of_environment(&self) -> Vec<String> {
-        let accounts = self.accounts.iter();
-        let keys = accounts.flat_map(|(name, account)| {
-            let of_variable = account
-                .keys
-                .iter()
-                .filter(|key| matches!(key.source, KeySource::Env(_)));
-            of_variable.map(move |key| format!("{name}/{}", key.name))
-        });
-        keys.collect()
+        let mut keys = Vec::new();
+        for (name, account) in &self.accounts {
+            for key in &account.keys {
+                if let KeySource::Env(_) = key.source {
+                    keys.push(format!("{name}/{}", key.name));
+                }
+            }
+        }
+        keys
     }
 }

@@ -81,18 +81,14 @@ impl HttpUpstream {
 
     /// Returns words about the proxy through which an address is called; none if it is called directly.
     fn proxy_of(&self, url: &str) -> String {
-        let proxy = url
-            .parse()
-            .ok()
-            .and_then(|url| self.proxies.intercept(&url));
-        proxy.map_or_else(String::new, |proxy| {
-            let (host, port) = (proxy.uri().host(), proxy.uri().port_u16());
-            let port = port.map_or_else(String::new, |port| format!(":{port}"));
-            format!(
-                " (through the proxy {}{port} of the environment)",
-                host.unwrap_or_default()
-            )
-        })
+        let url = url.parse().ok();
+        let Some(proxy) = url.and_then(|url| self.proxies.intercept(&url)) else {
+            return String::new();
+        };
+        let host = proxy.uri().host().unwrap_or_default();
+        let port = proxy.uri().port_u16();
+        let port = port.map_or_else(String::new, |port| format!(":{port}"));
+        format!(" (through the proxy {host}{port} of the environment)")
     }
 
     /// Waits for a permit to hold a large answer of an account.
@@ -271,8 +267,8 @@ struct FenceClosed;
 /// therefore also shows that the request left, and when. After an error the connection is closed, and writes nothing
 /// that it has not written yet.
 ///
-/// The last byte is a part of its own. So the last check comes after all work that the first part causes, right before the
-/// connection writes, and a request without its last byte is never whole.
+/// The last byte is a part of its own, and a request without it is never whole. So the last check comes after all work that
+/// the first part causes, right before the connection writes.
 struct FencedBody {
     /// The bytes that were not taken yet; `None` at the end.
     rest: Option<Bytes>,
