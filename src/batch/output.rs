@@ -140,6 +140,22 @@ impl BatchOutput {
         Ok(())
     }
 
+    /// Checks that the partial files still have their names. Otherwise all that is written goes to no file.
+    ///
+    /// # Errors
+    /// Returns an error that names the file that was deleted or moved.
+    pub fn check_place(&self) -> anyhow::Result<()> {
+        for part in [&self.output, &self.errors] {
+            if !is_named(&part.partial, part.file.get_ref()) {
+                bail!(
+                    "{} was deleted or moved; make its directory again if that is gone, and run the same command again to go on",
+                    part.partial.display()
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the complete files their names. ERR exists only if a line failed.
     ///
     /// # Errors
@@ -177,11 +193,7 @@ impl OutputPart {
         }
         let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
         // Another run may have renamed the file between the opening and the lock.
-        let is_same = match (fs::metadata(&partial), file.metadata()) {
-            (Ok(named), Ok(opened)) => named.ino() == opened.ino(),
-            _ => false,
-        };
-        if locked.is_err() || !is_same {
+        if locked.is_err() || !is_named(&partial, &file) {
             bail!(
                 "another run writes {}; wait for it or name another file",
                 path.display()
@@ -214,6 +226,14 @@ impl Drop for OutputPart {
         if !self.is_renamed && is_empty {
             let _ = fs::remove_file(&self.partial);
         }
+    }
+}
+
+/// Returns true if an open file has this name.
+fn is_named(path: &Path, file: &File) -> bool {
+    match (fs::metadata(path), file.metadata()) {
+        (Ok(named), Ok(opened)) => named.ino() == opened.ino(),
+        _ => false,
     }
 }
 

@@ -99,6 +99,7 @@ pub async fn run(
                 }
             }
             _ = polls.tick() => {
+                state.output.check_place().map_err(Error::Usage)?;
                 state.poll_worker(connection).await?;
                 if completions.were_recreated().await {
                     state.last_before = 0;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use forebay::batch::input::{Batch, BatchChoices};
 use forebay_schemas::completion::OutputLine;
@@ -15,7 +16,7 @@ use serde_json::json;
 
 use crate::program::{self, Serve, command, run};
 use crate::support::{
-    Account, Forebay, ForebayBuilder, provider, soon, until, wait_for_calls, within,
+    Account, Forebay, ForebayBuilder, provider, slow_provider, soon, until, wait_for_calls, within,
 };
 
 /// A directory with a configuration of two accounts of two calls at once each.
@@ -768,4 +769,30 @@ async fn variables_that_are_set_to_nothing_are_as_none_and_a_dead_proxy_is_named
         .stderr
         .contains("the proxy 127.0.0.1:9 of the environment");
     assert!(named && !output.stderr.contains("secret"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_output_directory_is_deleted_ends_before_all_lines_are_called() {
+    let provider = slow_provider(Duration::from_millis(100)).await;
+    let account = Account::at("one", &provider).limits("{ concurrent = 4 }");
+    let dir = Forebay::builder()
+        .account(account)
+        .pool("gpt-4o-mini", "gpt-4o-mini", &["one"])
+        .write();
+    input(dir.path(), "in.jsonl", 200, "hello");
+    let out = dir.path().join("out");
+    fs::create_dir(&out).expect("made");
+    let args = ["run", "in.jsonl", "--output", "out/all.jsonl"];
+    let child = command(dir.path(), &args).spawn().expect("it starts");
+    wait_for_calls(&provider, 10).await;
+    fs::remove_dir_all(&out).expect("deleted");
+    let ended = child.wait_with_output().await.expect("it ends");
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("was deleted or moved"), "{stderr}");
+    assert!(provider.calls().len() < 200, "{}", provider.calls().len());
+    fs::create_dir(&out).expect("made");
+    assert_eq!(run(dir.path(), &args).await.code, Some(0));
+    whole(&out.join("all.jsonl"), 200, "hello");
+    assert_eq!(provider.calls().len(), 200);
 }
