@@ -224,9 +224,7 @@ impl App {
         tokio::task::block_in_place(|| drop((self.server, self.dir)));
         info!("stopped");
     }
-}
 
-impl App {
     /// Reads keys in files again. Calls that begin from now on use the new ones.
     pub fn read_keys_again(&self, config: &Config) {
         for ReadKey {

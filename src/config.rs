@@ -3,6 +3,7 @@
 //! All mistakes are reported together, each with its path. [`raw`] finds wrong types and unknown
 //! fields; [`check`] then finds wrong values and wrong relations between them.
 
+mod address;
 mod check;
 mod environment;
 pub mod key_files;

@@ -17,6 +17,7 @@ use forebay_workers::TeamConfig;
 use forebay_workers::accounts::{Algorithm, Amount, Limit};
 use jiff::tz::TimeZone;
 
+use super::address::wrong_address;
 use super::raw::{self, RawConfig};
 use super::{
     AccountConfig, CallConfig, Config, ConfigError, DataConfig, KeyConfig, KeySource, NatsConfig,
@@ -88,51 +89,6 @@ pub(super) fn check(
         on_demand: None,
         teams,
     }
-}
-
-/// The ends of the addresses of single kinds of calls, which are taken for `base_url` at times.
-const ENDS_OF_ENDPOINTS: [&str; 12] = [
-    "/chat/completions",
-    "/completions",
-    "/responses",
-    "/embeddings",
-    "/moderations",
-    "/rerank",
-    "/images/generations",
-    "/audio/speech",
-    "/audio/transcriptions",
-    "/v1/messages",
-    "/api/chat",
-    "/models",
-];
-
-/// Returns why an account cannot be called at this address, or `None` if it can. The text repeats
-/// nothing that may be secret.
-pub(super) fn wrong_address(base_url: &str, provider: &Provider) -> Option<String> {
-    if base_url.contains(['@', '?', '#']) {
-        return Some(
-            "must have no user, password, query or fragment: keys belong into `keys`".to_owned(),
-        );
-    }
-    let end = |end: &&&str| base_url.trim_end_matches('/').ends_with(**end);
-    if let Some(end) = ENDS_OF_ENDPOINTS.iter().find(end) {
-        let right = base_url.trim_end_matches('/').strip_suffix(end);
-        let right = right.unwrap_or(base_url);
-        return Some(format!(
-            "`{base_url}` is the address of one kind of call; write `{right}`, to which Forebay adds `{end}` and others"
-        ));
-    }
-    let is_valid = base_url.parse::<http::Uri>().is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
-    });
-    let example = provider
-        .example_url
-        .as_deref()
-        .or(provider.base_url.as_deref());
-    let example = example
-        .filter(|example| *example != base_url)
-        .unwrap_or("https://HOST/v1");
-    (!is_valid).then(|| format!("`{base_url}` is no address, write for example \"{example}\""))
 }
 
 struct ConfigChecker<'a> {

@@ -9,7 +9,7 @@ use forebay_providers::registry::Provider;
 use forebay_schemas::flow::pool_of_model;
 use forebay_workers::{OnDemand, TargetConfig, WantedModel};
 
-use super::check::wrong_address;
+use super::address::wrong_address;
 use super::{AccountConfig, ConfigError, KeyConfig, KeySource};
 use crate::catalogue::{Catalogue, CatalogueModel};
 

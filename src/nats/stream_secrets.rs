@@ -126,8 +126,8 @@ mod tests {
         let damaged = StreamSecrets::default();
         damaged.keep_in(dir.path());
         damaged.remember("AI_JOBS", &secret);
-        let mended = StreamSecrets::default();
-        mended.keep_in(dir.path());
-        assert_eq!(mended.of_new_stream("AI_JOBS"), secret);
+        let rewritten = StreamSecrets::default();
+        rewritten.keep_in(dir.path());
+        assert_eq!(rewritten.of_new_stream("AI_JOBS"), secret);
     }
 }
