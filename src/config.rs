@@ -25,6 +25,7 @@ use forebay_schemas::{Cache, Lane, Names};
 use forebay_workers::accounts::{self, Limit};
 use forebay_workers::clock::SystemClock;
 use forebay_workers::fence::CallFence;
+use forebay_workers::outcome::patience::Patience;
 use forebay_workers::{OnDemand, SubjectRules, TeamConfig, unknown_team};
 
 use crate::catalogue::{Catalogue, CatalogueModel};
@@ -188,6 +189,8 @@ pub struct CallConfig {
     pub max_request: usize,
     /// Maximum size in bytes of a response.
     pub max_answer: usize,
+    /// The time for which the jobs of a pool that does not name it outlast an outage of the provider or the network.
+    pub patience: Patience,
 }
 
 /// An account at a provider.
@@ -230,6 +233,8 @@ pub struct ConfiguredPool {
     pub merge: bool,
     /// The cache mode of jobs that name none. It decides if another job's answer may serve a job.
     pub cache: Cache,
+    /// The time for which its jobs outlast an outage, if it differs from that of other pools.
+    pub patience: Option<Patience>,
 }
 
 /// A target: an account and a model that serve a pool.
@@ -387,6 +392,7 @@ impl Config {
             addressing: self.addressing(),
             policy: forebay_workers::outcome::policy::RetryPolicy {
                 max_attempts: self.call.attempts,
+                patience: self.call.patience,
             },
             lane_weights: self.lanes,
             idle: None,
@@ -434,6 +440,7 @@ impl Config {
             content_fallback: pool.content_fallback,
             merge: pool.merge,
             cache: pool.cache,
+            patience: pool.patience,
         }
     }
 

@@ -76,6 +76,18 @@ impl Class {
         )
     }
 
+    /// Returns true if the provider or the network failed, or may have: not a limit, a key or a rule.
+    pub fn is_of_provider(self) -> bool {
+        matches!(
+            self,
+            Class::Overloaded
+                | Class::ServerError
+                | Class::MalformedResponse
+                | Class::NetBeforeSend
+                | Class::NetAfterSend
+        )
+    }
+
     /// Returns the class with this name; `None` for an unknown name.
     pub fn named(name: &str) -> Option<Self> {
         let class: Result<Self, serde::de::value::Error> =

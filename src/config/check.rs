@@ -15,8 +15,10 @@ use forebay_schemas::flow::{problem_of_name, problem_of_team};
 use forebay_schemas::{Lane, Names};
 use forebay_workers::TeamConfig;
 use forebay_workers::accounts::{Algorithm, Amount, Limit};
+use forebay_workers::outcome::patience::Patience;
 use jiff::tz::TimeZone;
 
+use self::pool::PoolDefaults;
 use super::address::wrong_address;
 use super::raw::{self, RawConfig};
 use super::{
@@ -65,8 +67,13 @@ pub(super) fn check(
         (name, account)
     });
     let accounts: BTreeMap<_, _> = accounts.collect();
+    let call = checker.call(raw.call);
+    let defaults = PoolDefaults {
+        dedupe_days: data.dedupe_days,
+        patience: call.patience,
+    };
     let pools = raw.pool.into_iter().map(|(name, pool)| {
-        let pool = checker.pool(&name, pool, &accounts, data.dedupe_days);
+        let pool = checker.pool(&name, pool, &accounts, &defaults);
         (name, pool)
     });
     let pools = pools.collect();
@@ -80,7 +87,7 @@ pub(super) fn check(
         nats: checker.nats(raw.nats, !teams.is_empty()),
         data,
         streams,
-        call: checker.call(raw.call),
+        call,
         catalogue,
         providers: checker.providers.clone(),
         lanes: checker.lanes(&raw.lanes),
@@ -248,6 +255,18 @@ impl ConfigChecker<'_> {
             connect_timeout: self.duration("call.connect_timeout", raw.connect_timeout, MINUTE / 6),
             max_request: usize::try_from(max_request).unwrap_or(usize::MAX),
             max_answer: usize::try_from(max_answer).unwrap_or(usize::MAX),
+            patience: self.patience("call.patience", raw.patience, Patience::default()),
+        }
+    }
+
+    /// Reads how long the jobs of each lane outlast an outage. A lane without a value has that of `default`.
+    fn patience(&mut self, path: &str, raw: raw::RawPatience, default: Patience) -> Patience {
+        let mut of_lane =
+            |lane: &str, text, usual| self.duration(&format!("{path}.{lane}"), text, usual);
+        Patience {
+            interactive: of_lane("interactive", raw.interactive, default.interactive),
+            normal: of_lane("normal", raw.normal, default.normal),
+            bulk: of_lane("bulk", raw.bulk, default.bulk),
         }
     }
 

@@ -69,6 +69,16 @@ pub(super) struct RawCall {
     pub(super) connect_timeout: Option<String>,
     pub(super) max_request: Option<ByteSize>,
     pub(super) max_answer: Option<ByteSize>,
+    #[serde(default)]
+    pub(super) patience: RawPatience,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "struct Patience")]
+pub(super) struct RawPatience {
+    pub(super) interactive: Option<String>,
+    pub(super) normal: Option<String>,
+    pub(super) bulk: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -132,6 +142,7 @@ pub(super) struct RawPool {
     pub(super) content_fallback: bool,
     pub(super) merge: Option<bool>,
     pub(super) cache: Option<String>,
+    pub(super) patience: Option<RawPatience>,
 }
 
 #[derive(Debug, Default, Deserialize)]

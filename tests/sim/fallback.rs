@@ -13,6 +13,7 @@ use forebay_schemas::{Cache, Class, Completion, Flow, Lane, Status};
 use forebay_workers::accounts::{self, AccountKey, Algorithm, Amount, Limit};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::fence::CallFence;
+use forebay_workers::outcome::patience::Patience;
 use forebay_workers::outcome::policy::RetryPolicy;
 use forebay_workers::sim::VirtualClock;
 use forebay_workers::sim::queue::SimQueue;
@@ -147,9 +148,13 @@ impl Tiers {
                 content_fallback: false,
                 merge: true,
                 cache: Cache::Off,
+                patience: None,
             }],
             teams: HashMap::new(),
-            policy: RetryPolicy { max_attempts: 5 },
+            policy: RetryPolicy {
+                max_attempts: 5,
+                patience: Patience::default(),
+            },
             lane_weights: [(Lane::Interactive, 16), (Lane::Normal, 4), (Lane::Bulk, 1)],
             idle: None,
             saved_states: HashMap::new(),

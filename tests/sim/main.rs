@@ -8,6 +8,7 @@
 mod fallback;
 mod invariants;
 mod outages;
+mod patience;
 mod poison;
 mod schedule;
 mod schedules;

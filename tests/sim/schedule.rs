@@ -12,6 +12,7 @@ use forebay_schemas::{Cache, Flow, Lane};
 use forebay_workers::accounts::{self, AccountKey, Algorithm, Amount, Limit};
 use forebay_workers::clock::SystemClock;
 use forebay_workers::fence::CallFence;
+use forebay_workers::outcome::patience::Patience;
 use forebay_workers::outcome::policy::RetryPolicy;
 use forebay_workers::sim::VirtualClock;
 use forebay_workers::sim::queue::SimQueue;
@@ -290,9 +291,13 @@ impl Schedule {
                 content_fallback: false,
                 merge: true,
                 cache: Cache::Off,
+                patience: None,
             }],
             teams: HashMap::new(),
-            policy: RetryPolicy { max_attempts: 6 },
+            policy: RetryPolicy {
+                max_attempts: 6,
+                patience: Patience::default(),
+            },
             lane_weights: [(Lane::Interactive, 16), (Lane::Normal, 4), (Lane::Bulk, 1)],
             idle: None,
             saved_states: HashMap::new(),

@@ -20,6 +20,7 @@ mod state;
 
 // What is learned from answers: limits, and how far estimates of tokens are off.
 mod learn;
+mod outage;
 mod refused_jobs;
 mod token_correction;
 mod unexplained_refusals;
@@ -43,6 +44,7 @@ pub(crate) use circuit::{CallOrigin, CircuitBreakers};
 use ledger::{AccountLedger, ModelLedger, choose_key};
 pub use limit::{Algorithm, Amount, Limit};
 use meter::MeterWait;
+pub(crate) use outage::{EarlierFailures, FailureCause};
 pub use permit::{Permit, SendMarker};
 use requested_wait::RequestedWait;
 pub use saved::{AccountState, ClockPair, FoundLimit, ModelState, PausedState, SpentLimits};

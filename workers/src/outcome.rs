@@ -3,6 +3,7 @@
 #[expect(clippy::module_inception, reason = "what the folder is named after")]
 pub(crate) mod outcome;
 
+pub mod patience;
 pub mod policy;
 
 pub(crate) mod end;

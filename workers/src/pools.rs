@@ -11,6 +11,7 @@ use forebay_schemas::flow::pool_of_model;
 use parking_lot::RwLock;
 
 use crate::accounts::Account;
+use crate::outcome::patience::Patience;
 use forebay_providers::Endpoint;
 use forebay_providers::price::Prices;
 
@@ -30,6 +31,8 @@ pub struct PoolConfig {
     pub merge: bool,
     /// The `cache` of jobs that do not set it.
     pub cache: Cache,
+    /// How long its jobs outlast an outage; `None` means as long as those of other pools.
+    pub patience: Option<Patience>,
 }
 
 /// An account and a model that can serve a pool.
@@ -155,6 +158,8 @@ pub(crate) struct Pool {
     pub(crate) merge: bool,
     /// The `cache` of jobs that do not set it.
     pub(crate) cache: Cache,
+    /// How long its jobs outlast an outage; `None` means as long as those of other pools.
+    pub(crate) patience: Option<Patience>,
 }
 
 /// Every target once, and the pools by name.
@@ -188,6 +193,7 @@ impl Pools {
             content_fallback,
             merge,
             cache,
+            patience,
         } in configured
         {
             let candidates = targets
@@ -199,6 +205,7 @@ impl Pools {
                 content_fallback,
                 merge,
                 cache,
+                patience,
             });
             pools.named.write().insert(name, pool);
         }
@@ -306,6 +313,7 @@ impl Pools {
                 content_fallback: false,
                 merge: true,
                 cache: Cache::Off,
+                patience: None,
             }
         };
         let mut pool = named.get(name).map_or_else(fresh, |pool| Pool::clone(pool));

@@ -4,10 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use forebay_schemas::Cache;
+use forebay_workers::outcome::patience::Patience;
 
 use super::{ConfigChecker, DAY};
 use crate::config::raw;
 use crate::config::{AccountConfig, ConfiguredPool, ConfiguredTarget};
+
+/// The settings outside of a pool that decide about it.
+pub(super) struct PoolDefaults {
+    pub(super) dedupe_days: u16,
+    pub(super) patience: Patience,
+}
 
 impl ConfigChecker<'_> {
     pub(super) fn pool(
@@ -15,7 +22,7 @@ impl ConfigChecker<'_> {
         name: &str,
         raw: raw::RawPool,
         accounts: &BTreeMap<String, AccountConfig>,
-        dedupe_days: u16,
+        defaults: &PoolDefaults,
     ) -> ConfiguredPool {
         let path = format!("pool.{name}");
         self.name(&path, "pool", name);
@@ -35,12 +42,16 @@ impl ConfigChecker<'_> {
             );
             targets.extend(target);
         }
-        let cache = self.cache(&format!("{path}.cache"), raw.cache, dedupe_days);
+        let cache = self.cache(&format!("{path}.cache"), raw.cache, defaults.dedupe_days);
+        let patience = raw
+            .patience
+            .map(|raw| self.patience(&format!("{path}.patience"), raw, defaults.patience));
         ConfiguredPool {
             targets,
             content_fallback: raw.content_fallback,
             merge: raw.merge.unwrap_or(true),
             cache,
+            patience,
         }
     }
 

@@ -35,6 +35,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::Denied;
+use super::outage::{FailedCall, FailureCause, OutageWatch};
 use super::state::{CallGate, ReadyState};
 
 /// Limit of recent calls that are considered.
@@ -120,6 +121,7 @@ struct CircuitState {
     next_call: u64,
     /// The number of the last call before the last break. The outcomes of calls up to this one are ignored.
     last_call_before_break: u64,
+    outage: OutageWatch,
 }
 
 /// The permit of a circuit breaker for one call. If it is dropped without an outcome, the call does not count.
@@ -127,6 +129,8 @@ struct CircuitState {
 pub(super) struct BreakerPermit {
     circuit: Arc<CircuitBreaker>,
     call: u64,
+    /// True if it was let through alone, to see whether the provider works again.
+    is_probe: bool,
     /// `None` where it is not known: the call then counts as one of a job of its own.
     origin: Option<CallOrigin>,
 }
@@ -170,6 +174,7 @@ impl CircuitBreaker {
         Ok(BreakerPermit {
             circuit: Arc::clone(self),
             call,
+            is_probe: gate == CallGate::Probe,
             origin: None,
         })
     }
@@ -260,6 +265,7 @@ impl BreakerPermit {
     /// Notes that the provider works, even if it refused the call.
     pub(super) fn answered(&self, now: Instant) {
         let mut inner = self.circuit.inner();
+        inner.outage.succeeded(now);
         if self.call <= inner.last_call_before_break {
             return;
         }
@@ -268,6 +274,16 @@ impl BreakerPermit {
             inner.breaks = 0;
         }
         inner.state.probe_ended(self.call, true, now);
+    }
+
+    /// Returns true if the call was let through alone, to see whether the provider works again.
+    pub(super) fn is_probe(&self) -> bool {
+        self.is_probe
+    }
+
+    /// Returns the cause of the call's failure.
+    pub(super) fn judge_failure(&self, failure: FailedCall, now: Instant) -> FailureCause {
+        self.circuit.inner().outage.failed(failure, now)
     }
 
     /// Notes that the provider failed.

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 use super::circuit::{BreakerPermit, CallOrigin};
 use super::learn::LearnedLimits;
 use super::ledger::AccountLedger;
+use super::outage::{EarlierFailures, FailedCall, FailureCause};
+use super::state::ReadyState;
 use super::unexplained_refusals::{RefusalJudgement, UnexplainedRefusal};
 use super::{Account, AccountKey};
 use crate::accounts::team_limits::{TeamLimits, TeamShare};
@@ -177,6 +179,34 @@ impl Permit {
         }
     }
 
+    /// Returns the cause of the failure that the provider or the network reported.
+    pub(crate) fn judge_failure(
+        &self,
+        class: Class,
+        before: EarlierFailures,
+        now: Instant,
+    ) -> FailureCause {
+        let Some(breaker) = &self.breaker else {
+            return FailureCause::Job;
+        };
+        let failed = FailedCall {
+            job: breaker.job(),
+            began: self.granted,
+            before,
+            is_probe: breaker.is_probe() || self.probes_failed_model(),
+            names_outage: names_outage(class),
+        };
+        breaker.judge_failure(failed, now)
+    }
+
+    /// Returns true if the call shows whether a model serves again that an outage had stopped.
+    fn probes_failed_model(&self) -> bool {
+        let ledger = self.account.ledger();
+        let state = ledger.models.get(&self.model).map(|model| &model.state);
+        matches!(state, Some(ReadyState::Probing { first, reason, .. })
+            if *first <= self.call && names_outage(*reason))
+    }
+
     /// Cools the model at the account for `wait`, since the provider is overloaded.
     ///
     /// It does not cool if calls of another team succeed: the overload may be that of one team's prompts. After the failure
@@ -293,6 +323,11 @@ impl Permit {
             share.abandoned(now + rest);
         }
     }
+}
+
+/// Returns true if a failure of `class` is one of the provider or the network, whatever the job.
+fn names_outage(class: Class) -> bool {
+    matches!(class, Class::Overloaded | Class::NetBeforeSend)
 }
 
 /// Reports when a permitted call leaves. What it took of a limit over a period begins to return only then.

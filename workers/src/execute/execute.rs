@@ -1,14 +1,16 @@
 //! One permitted call and the jobs that share it, from the permit to the end of each job or its next try: the spine.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use forebay_providers::ErrorScope;
 use forebay_schemas::{Class, OnAmbiguous};
 use futures::future::join_all;
+use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::{Instrument, debug, warn};
 
-use crate::accounts::Permit;
+use crate::accounts::{FailureCause, Permit};
 use crate::complete::complete;
 use crate::crash::{self, CrashPoint};
 use crate::execute::attempt::attempt;
@@ -17,7 +19,7 @@ use crate::job::admitted_job::AdmittedJob;
 use crate::large::run_blocking_if_large;
 use crate::outcome::end::JobResult;
 use crate::outcome::outcome::CallOutcome;
-use crate::outcome::policy::{AccountAction, JobVerdict, breaker_failure};
+use crate::outcome::policy::{AccountAction, JobHistory, JobVerdict, breaker_failure};
 use crate::queue::Queue;
 use crate::until_done::retry_until_done;
 use crate::upstream::Upstream;
@@ -38,10 +40,11 @@ pub(crate) async fn execute<Q: Queue, U: Upstream>(
     let mut outcome = attempt(&state, &mut call, target, &permit).await;
     believe_wait(&permit, &mut outcome);
     judge_refusal(&permit, &call, &mut outcome);
+    judge_failure(&permit, &call, &mut outcome, state.now());
     let (verdicts, actions): (Vec<_>, Vec<_>) = call
         .jobs()
         .iter()
-        .map(|admitted| decide(&state, admitted, &permit, &outcome))
+        .map(|admitted| decide(&state, admitted, target, &outcome))
         .unzip();
     // The actions of merged jobs differ in the length of a cooldown alone. The account takes that of the head.
     let action = actions.first().copied().unwrap_or(AccountAction::None);
@@ -85,22 +88,63 @@ fn judge_refusal(permit: &Permit, call: &MergedCall, outcome: &mut CallOutcome) 
     }
 }
 
+/// Judges whether a failure belongs to an outage.
+fn judge_failure(permit: &Permit, call: &MergedCall, outcome: &mut CallOutcome, now: Timestamp) {
+    if let Some(class) = breaker_failure(outcome) {
+        let before = call.jobs()[0].earlier_failures(now);
+        let cause = permit.judge_failure(class, before, Instant::now());
+        outcome.cause = Some(cause);
+    }
+}
+
 fn decide<Q, U>(
     state: &WorkerState<Q, U>,
     admitted: &AdmittedJob,
-    permit: &Permit,
+    target: usize,
     outcome: &CallOutcome,
 ) -> (JobVerdict, AccountAction) {
-    let malformed = admitted.malformed_at(permit.account().name(), permit.model());
-    let on_ambiguous = admitted.job.on_ambiguous;
+    let history = history(state, admitted, target, outcome);
     let mut rng = state.rng();
-    state.policy.decide(
-        outcome,
-        admitted.counted,
-        malformed,
-        on_ambiguous,
-        &mut *rng,
-    )
+    state.policy.decide(outcome, &history, &mut *rng)
+}
+
+/// Returns the job's calls until now, this one included.
+fn history<Q, U>(
+    state: &WorkerState<Q, U>,
+    admitted: &AdmittedJob,
+    target: usize,
+    outcome: &CallOutcome,
+) -> JobHistory {
+    let candidates = &admitted.candidates;
+    let in_outage = match outcome.cause {
+        Some(FailureCause::Outage(since)) => {
+            let waited = state.now().duration_since(admitted.delivery.published);
+            let waited = Duration::try_from(waited).unwrap_or_default();
+            Some(waited.min(since.elapsed()))
+        }
+        Some(FailureCause::Job) | None => None,
+    };
+    let patience = candidates.patience().unwrap_or(state.policy.patience);
+    JobHistory {
+        counted: admitted.counted,
+        failures_here: candidates.failures_at(target),
+        malformed_here: candidates.malformed_at(target) + 1,
+        on_ambiguous: admitted.job.on_ambiguous,
+        in_outage,
+        patience: patience.of(admitted.flow.lane),
+    }
+}
+
+/// Says in the error of a job's completion that an outage lasted longer than the job's patience.
+fn name_outage(outcome: &mut CallOutcome) {
+    if let Some(FailureCause::Outage(since)) = outcome.cause {
+        let lasted = Duration::from_secs(since.elapsed().as_secs());
+        outcome.message = format!(
+            "the provider or the network has failed for {}, which is longer than the patience of this lane: {}",
+            humantime::format_duration(lasted),
+            outcome.message
+        );
+    }
 }
 
 /// Does what was decided about one job.
@@ -108,7 +152,7 @@ async fn settle_job<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,
     target: usize,
-    outcome: CallOutcome,
+    mut outcome: CallOutcome,
     verdict: JobVerdict,
 ) {
     debug!(?verdict, "settled");
@@ -118,6 +162,10 @@ async fn settle_job<Q: Queue, U: Upstream>(
     );
     let candidates = &mut admitted.candidates;
     let failed_as = outcome.class.filter(|_| !outcome.was_not_made());
+    let is_fault_of_job = outcome.cause == Some(FailureCause::Job);
+    if is_fault_of_job && outcome.class == Some(Class::MalformedResponse) {
+        candidates.record_malformed(target);
+    }
     if let Some(class) = failed_as
         && !outcome.may_be_of_account()
     {
@@ -140,6 +188,9 @@ async fn settle_job<Q: Queue, U: Upstream>(
             retry(state, admitted, RetriedCall::Made { counted }).await;
         }
         (JobVerdict::Finish | JobVerdict::TryOtherTarget { .. }, _) => {
+            if verdict == (JobVerdict::TryOtherTarget { counted: false }) {
+                name_outage(&mut outcome);
+            }
             complete::finish(state, admitted, JobResult::of(outcome)).await;
         }
     }

@@ -14,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tracing::Span;
 
-use crate::accounts::CallOrigin;
+use crate::accounts::{CallOrigin, EarlierFailures};
 use crate::clock::millis_between;
 use crate::controls::WorkerControls;
 use crate::counters::InFlightCount;
@@ -127,6 +127,26 @@ impl AdmittedJob {
         &self.delivery.unique_id
     }
 
+    /// Its failures before its last call. `now` is the wall clock's time.
+    pub(crate) fn earlier_failures(&self, now: Timestamp) -> EarlierFailures {
+        let is_failure = |attempt: &&Attempt| {
+            !says_nothing(attempt) && attempt.class().is_some_and(Class::is_of_provider)
+        };
+        let end = |attempt: &Attempt| {
+            let began = Duration::try_from(now.duration_since(attempt.started_at)).ok()?;
+            let ended = began.saturating_sub(Duration::from_millis(attempt.duration_ms));
+            Instant::now().checked_sub(ended)
+        };
+        let [earlier @ .., _] = &*self.attempts else {
+            return EarlierFailures::default();
+        };
+        EarlierFailures {
+            first: earlier.iter().find(is_failure).and_then(end),
+            last: earlier.iter().rfind(is_failure).and_then(end),
+            counted: self.counted,
+        }
+    }
+
     /// Its identity and its team, for the circuit breaker.
     pub(crate) fn origin(&self) -> CallOrigin {
         CallOrigin {
@@ -157,18 +177,6 @@ impl AdmittedJob {
         })
     }
 
-    /// How many answers of this target to this job could not be read.
-    pub(crate) fn malformed_at(&self, account: &str, model: &str) -> u32 {
-        let malformed = |attempt: &&Attempt| {
-            !says_nothing(attempt)
-                && attempt.class() == Some(Class::MalformedResponse)
-                && attempt.account == account
-                && attempt.model == model
-        };
-        let count = self.attempts.iter().filter(malformed).count();
-        u32::try_from(count).unwrap_or(u32::MAX)
-    }
-
     /// The time until its deadline; zero if it has passed.
     pub(crate) fn ends_in(&self, now: Timestamp) -> Option<Duration> {
         let left = self.job.deadline?.duration_since(now);
@@ -177,7 +185,7 @@ impl AdmittedJob {
 
     /// Returns true if a provider failed at it, or could not serve it. A refusal by a limit is no failure.
     pub(crate) fn has_failed(&self) -> bool {
-        self.counted > 0
+        self.counted > 0 || self.candidates.have_failed()
     }
 
     /// Adds an attempt. Beyond the most that fit a message, the middle ones are dropped.

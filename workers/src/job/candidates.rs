@@ -6,6 +6,7 @@ use forebay_schemas::{Attempt, Class, Reason};
 use tokio::time::Instant;
 
 use crate::job::merge_key::says_nothing;
+use crate::outcome::patience::Patience;
 use crate::pools::{Pool, PoolCandidate, Pools};
 use forebay_providers::cost::CallCost;
 
@@ -31,6 +32,8 @@ pub(crate) struct CandidateState {
     context_window: Option<u64>,
     /// Calls for the job that failed there.
     failures: u32,
+    /// Answers to the job that could not be read, where the provider did not fail for all.
+    malformed: u32,
     /// The job does not ask it before then.
     not_before: Option<Instant>,
 }
@@ -64,6 +67,8 @@ pub(crate) struct CandidateSet {
     lowest_tier_is_unsupported: bool,
     /// True if a refusal for the content may be tried at another target.
     content_fallback: bool,
+    /// `None` means that of the configuration as a whole.
+    patience: Option<Patience>,
 }
 
 impl CandidateSet {
@@ -83,6 +88,7 @@ impl CandidateSet {
                 context_window: candidate.context_window,
                 cost: (*cost)?,
                 failures: 0,
+                malformed: 0,
                 not_before: None,
             })
         };
@@ -95,6 +101,7 @@ impl CandidateSet {
             left,
             lowest_tier,
             content_fallback: pool.content_fallback,
+            patience: pool.patience,
         }
     }
 
@@ -136,6 +143,9 @@ impl CandidateSet {
         for attempt in attempts.iter().filter(|attempt| !says_nothing(attempt)) {
             let target = pools.index_of(&attempt.account, &attempt.model);
             if let (Some(class), Some(target)) = (attempt.class(), target) {
+                if class == Class::MalformedResponse {
+                    self.record_malformed(target);
+                }
                 self.record_failure(target, class);
             }
         }
@@ -145,15 +155,39 @@ impl CandidateSet {
         }
     }
 
+    /// How long the pool lets a job fail in an outage; `None` if it does not say so.
+    pub(crate) fn patience(&self) -> Option<Patience> {
+        self.patience
+    }
+
+    /// Returns true if a call for the job failed.
+    pub(crate) fn have_failed(&self) -> bool {
+        self.left.iter().any(|candidate| candidate.failures > 0)
+    }
+
+    /// Returns how many calls to `target` failed.
+    pub(crate) fn failures_at(&self, target: usize) -> u32 {
+        self.find(target).map_or(0, |called| called.failures)
+    }
+
+    /// Returns how many answers of `target` could not be read, in no outage.
+    pub(crate) fn malformed_at(&self, target: usize) -> u32 {
+        self.find(target).map_or(0, |called| called.malformed)
+    }
+
+    /// Counts an answer of `target` that cannot be read, in no outage.
+    pub(crate) fn record_malformed(&mut self, target: usize) {
+        let mut left = self.left.iter_mut();
+        if let Some(called) = left.find(|candidate| candidate.target == target) {
+            called.malformed += 1;
+        }
+    }
+
     /// Takes in the failure of a call to `target`: that candidate comes later, or the candidates that would fail alike are
     /// removed.
     pub(crate) fn record_failure(&mut self, target: usize, class: Class) {
         match class {
-            Class::Overloaded
-            | Class::ServerError
-            | Class::MalformedResponse
-            | Class::NetBeforeSend
-            | Class::NetAfterSend => {
+            class if class.is_of_provider() => {
                 let called = |candidate: &&mut CandidateState| candidate.target == target;
                 if let Some(candidate) = self.left.iter_mut().find(called) {
                     candidate.failures += 1;
@@ -174,7 +208,7 @@ impl CandidateSet {
     pub(crate) fn has_other_than(&self, target: usize, class: Class) -> bool {
         match class {
             Class::ContentFiltered if !self.content_fallback => false,
-            _ if is_given_up_after(class) => {
+            _ if class.is_of_provider() => {
                 self.left.iter().any(|candidate| candidate.target != target)
             }
             // The candidates that would fail alike are removed already.
@@ -184,7 +218,7 @@ impl CandidateSet {
 
     /// Removes `target`, if a failure of `class` is one that it would repeat.
     pub(crate) fn give_up(&mut self, target: usize, class: Class) {
-        if is_given_up_after(class) {
+        if class.is_of_provider() {
             self.remove(target);
         }
     }
@@ -226,12 +260,4 @@ impl CandidateSet {
             _ => Reason::Unavailable,
         }
     }
-}
-
-/// Returns true if a target that the retry policy gives up on after a failure of `class` would fail the same way again.
-fn is_given_up_after(class: Class) -> bool {
-    matches!(
-        class,
-        Class::ServerError | Class::Overloaded | Class::MalformedResponse
-    )
 }

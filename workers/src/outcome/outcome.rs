@@ -7,7 +7,7 @@ use forebay_schemas::completion::CompletionError;
 use forebay_schemas::{Class, Job, Response, Usage};
 use rust_decimal::Decimal;
 
-use crate::accounts::{RefusalJudgement, UnexplainedRefusal};
+use crate::accounts::{FailureCause, RefusalJudgement, UnexplainedRefusal};
 use crate::large::short;
 use crate::upstream;
 use forebay_providers::Secret;
@@ -54,6 +54,8 @@ pub(crate) struct CallOutcome {
     pub(crate) refusal: Option<RefusalJudgement>,
     /// True for a refusal that names no fault of the request.
     pub(crate) is_unexplained: bool,
+    /// The cause of a failure of the provider or the network; `None` for every other outcome, and before it is judged.
+    pub(crate) cause: Option<FailureCause>,
     /// How long a call that was given up on may run on at the provider.
     pub(crate) runs_on: Option<Duration>,
     /// The HTTP status, if an answer came.
@@ -114,6 +116,7 @@ impl CallOutcome {
             is_final: decoded.is_final,
             refusal: None,
             is_unexplained: decoded.is_unexplained,
+            cause: None,
             runs_on: None,
             status_code: Some(status),
         }
@@ -166,6 +169,7 @@ impl CallOutcome {
             is_final: false,
             refusal: None,
             is_unexplained: false,
+            cause: None,
             runs_on: None,
             status_code: None,
         }

@@ -7,6 +7,7 @@ use rand::Rng;
 
 use crate::accounts::RefusalJudgement;
 use crate::outcome::outcome::CallOutcome;
+use crate::outcome::patience::Patience;
 use forebay_providers::ErrorScope;
 
 /// The upper bound of the first back-off. Each further one doubles it.
@@ -108,17 +109,40 @@ pub struct RetryPolicy {
     /// The most attempts that count: those that a provider may have served and failed. A refusal by a limit, a spent
     /// allowance, a bad key or a missing connection never counts.
     pub max_attempts: u32,
+    /// How long a job of a pool that does not say so outlasts an outage.
+    pub patience: Patience,
+}
+
+/// A job's calls until now, and what it asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct JobHistory {
+    /// Attempts that counted before this one.
+    pub(crate) counted: u32,
+    /// Earlier calls to this target that failed.
+    pub(crate) failures_here: u32,
+    /// Answers of this target that could not be read in no outage, this one included.
+    pub(crate) malformed_here: u32,
+    /// The job's choice where the provider may have done its work.
+    pub(crate) on_ambiguous: OnAmbiguous,
+    /// The time for which it has been in the outage that failed this call; `None` if that is no outage.
+    pub(crate) in_outage: Option<Duration>,
+    /// How long it outlasts an outage.
+    pub(crate) patience: Duration,
+}
+
+impl JobHistory {
+    /// Returns true if the provider or the network has failed for longer than the job outlasts.
+    pub(crate) fn is_out_of_patience(&self) -> bool {
+        self.in_outage.is_some_and(|lasted| lasted >= self.patience)
+    }
 }
 
 impl RetryPolicy {
-    /// Decides about an outcome. `counted_before` is how many attempts counted before this one; `malformed_here` how many
-    /// of this target's answers to the job could not be read, this one included.
+    /// Decides about an outcome.
     pub(crate) fn decide(
         &self,
         outcome: &CallOutcome,
-        counted_before: u32,
-        malformed_here: u32,
-        on_ambiguous: OnAmbiguous,
+        job: &JobHistory,
         rng: &mut impl Rng,
     ) -> (JobVerdict, AccountAction) {
         let Some(class) = outcome.class else {
@@ -141,12 +165,11 @@ impl RetryPolicy {
             }
             Some(RefusalJudgement::OfJob) | None => {}
         }
-        let tries = counted_before + 1;
         let is_final = outcome.is_final && matches!(class, Class::ServerError | Class::Overloaded);
-        if is_final && on_ambiguous == OnAmbiguous::Retry {
-            return (self.other_target_or_finish(tries), AccountAction::None);
+        if is_final && job.on_ambiguous == OnAmbiguous::Retry {
+            return (self.other_target_or_finish(job), AccountAction::None);
         }
-        let jittered = |exponent: u32, rng: &mut _| backoff(exponent, rng);
+        let jittered = |rng: &mut _| backoff(job.counted.max(job.failures_here), rng);
         match class {
             Class::RateLimited => (
                 waits,
@@ -175,47 +198,43 @@ impl RetryPolicy {
             }
             Class::ModelNotAllowed => (TRY_OTHER_TARGET, AccountAction::CoolModel(NOT_ALLOWED)),
             Class::Overloaded => {
-                let backoff = jittered(counted_before, rng);
+                let backoff = jittered(rng);
                 let wait = outcome.retry_after.unwrap_or(backoff).max(backoff);
                 (
-                    self.retry_or_finish(tries, self.max_attempts, wait),
+                    self.retry_or_finish(job, wait),
                     AccountAction::CoolModel(wait),
                 )
             }
             // The provider may have done its work, and charged for it.
             Class::NetAfterSend | Class::ServerError | Class::MalformedResponse
-                if on_ambiguous == OnAmbiguous::Fail =>
+                if job.on_ambiguous == OnAmbiguous::Fail =>
             {
                 (JobVerdict::Finish, AccountAction::None)
             }
-            Class::ServerError | Class::NetAfterSend => {
-                let backoff = jittered(counted_before, rng);
-                (
-                    self.retry_or_finish(tries, self.max_attempts, backoff),
-                    AccountAction::None,
-                )
-            }
             Class::NetBeforeSend if outcome.was_not_made() => (waits, AccountAction::None),
             Class::NetBeforeSend => {
-                let wait = jittered(2, rng).max(FIRST_BACKOFF / 4);
-                (waits, AccountAction::CoolModel(wait))
+                let wait = backoff(2, rng).max(FIRST_BACKOFF / 4);
+                let verdict = match job.is_out_of_patience() {
+                    true => TRY_OTHER_TARGET,
+                    false => waits,
+                };
+                (verdict, AccountAction::CoolModel(wait))
             }
             Class::MalformedResponse if outcome.is_too_large() => {
                 (JobVerdict::Finish, AccountAction::None)
             }
-            Class::MalformedResponse if malformed_here >= MAX_MALFORMED => {
-                (self.other_target_or_finish(tries), AccountAction::None)
+            Class::MalformedResponse
+                if job.in_outage.is_none() && job.malformed_here >= MAX_MALFORMED =>
+            {
+                (self.other_target_or_finish(job), AccountAction::None)
             }
-            Class::MalformedResponse => {
-                let backoff = jittered(counted_before, rng);
-                (
-                    self.retry_or_finish(tries, self.max_attempts, backoff),
-                    AccountAction::None,
-                )
-            }
+            Class::ServerError | Class::NetAfterSend | Class::MalformedResponse => (
+                self.retry_or_finish(job, jittered(rng)),
+                AccountAction::None,
+            ),
             // A larger context window may take it or, if the pool allows that, a laxer provider.
             Class::ContextTooLong | Class::ContentFiltered => {
-                (self.other_target_or_finish(tries), AccountAction::None)
+                (self.other_target_or_finish(job), AccountAction::None)
             }
             Class::BadRequest | Class::Rejected | Class::DeadlinePassed | Class::Cancelled => {
                 (JobVerdict::Finish, AccountAction::None)
@@ -223,18 +242,22 @@ impl RetryPolicy {
         }
     }
 
-    fn other_target_or_finish(&self, tries: u32) -> JobVerdict {
-        if tries < self.max_attempts {
+    fn other_target_or_finish(&self, job: &JobHistory) -> JobVerdict {
+        if job.counted + 1 < self.max_attempts {
             JobVerdict::TryOtherTarget { counted: true }
         } else {
             JobVerdict::Finish
         }
     }
 
-    fn retry_or_finish(&self, tries: u32, most: u32, backoff: Duration) -> JobVerdict {
-        if tries < most {
+    /// Retries after a failure of the provider. In an outage that counts against the job's patience, not its attempts.
+    fn retry_or_finish(&self, job: &JobHistory, backoff: Duration) -> JobVerdict {
+        let is_outage = job.in_outage.is_some();
+        if is_outage && job.is_out_of_patience() {
+            TRY_OTHER_TARGET
+        } else if is_outage || job.counted + 1 < self.max_attempts {
             JobVerdict::Retry {
-                counted: true,
+                counted: !is_outage,
                 backoff,
             }
         } else {
@@ -247,12 +270,8 @@ impl RetryPolicy {
 /// limit. An answer that is too large is the job's failure; it has no status code here.
 pub(crate) fn breaker_failure(outcome: &CallOutcome) -> Option<Class> {
     let class = outcome.class.filter(|_| !outcome.was_not_made())?;
-    let counts = match class {
-        Class::ServerError | Class::Overloaded | Class::NetBeforeSend | Class::NetAfterSend => true,
-        Class::MalformedResponse => outcome.status_code.is_some(),
-        _ => false,
-    };
-    counts.then_some(class)
+    let is_too_large = class == Class::MalformedResponse && outcome.status_code.is_none();
+    (class.is_of_provider() && !is_too_large).then_some(class)
 }
 
 /// A back-off with full jitter: between zero and a bound that doubles.
@@ -269,6 +288,22 @@ mod tests {
     use rand::rngs::SmallRng;
 
     use super::*;
+
+    const FIRST_CALL: JobHistory = JobHistory {
+        counted: 0,
+        failures_here: 0,
+        malformed_here: 1,
+        on_ambiguous: OnAmbiguous::Retry,
+        in_outage: None,
+        patience: Duration::from_secs(600),
+    };
+
+    fn of_attempts(max_attempts: u32) -> RetryPolicy {
+        RetryPolicy {
+            max_attempts,
+            patience: Patience::default(),
+        }
+    }
 
     fn decide(
         class: Class,
@@ -287,11 +322,17 @@ mod tests {
             is_final: false,
             refusal: None,
             is_unexplained: false,
+            cause: None,
             runs_on: None,
             status_code: None,
         };
         let mut rng = SmallRng::seed_from_u64(1);
-        RetryPolicy { max_attempts: 3 }.decide(&outcome, counted, 1, on_ambiguous, &mut rng)
+        let job = JobHistory {
+            counted,
+            on_ambiguous,
+            ..FIRST_CALL
+        };
+        of_attempts(3).decide(&outcome, &job, &mut rng)
     }
 
     #[test]
@@ -401,8 +442,7 @@ mod tests {
             (Class::Cancelled, "finish", "none"),
         ] {
             let outcome = CallOutcome::local(class, "code", String::new());
-            let policy = RetryPolicy { max_attempts: 3 };
-            let (said, done) = policy.decide(&outcome, 0, 1, OnAmbiguous::Retry, &mut rng);
+            let (said, done) = of_attempts(3).decide(&outcome, &FIRST_CALL, &mut rng);
             let said = match said {
                 JobVerdict::Finish => "finish",
                 JobVerdict::Retry { counted: false, .. } => "again",
@@ -430,21 +470,56 @@ mod tests {
             JobVerdict::TryOtherTarget { counted: true },
             AccountAction::None,
         );
-        let policy = RetryPolicy { max_attempts: 5 };
+        let policy = of_attempts(5);
         let failed = CallOutcome::local(Class::ServerError, "code", String::new());
         let last = CallOutcome {
             is_final: true,
             ..failed
         };
-        assert_eq!(
-            policy.decide(&last, 0, 0, OnAmbiguous::Retry, &mut rng),
-            elsewhere
-        );
+        assert_eq!(policy.decide(&last, &FIRST_CALL, &mut rng), elsewhere);
+        let second = JobHistory {
+            counted: 1,
+            malformed_here: 2,
+            ..FIRST_CALL
+        };
         let malformed = CallOutcome::local(Class::MalformedResponse, "code", String::new());
-        assert_eq!(
-            policy.decide(&malformed, 1, 2, OnAmbiguous::Retry, &mut rng),
-            elsewhere
-        );
+        assert_eq!(policy.decide(&malformed, &second, &mut rng), elsewhere);
+    }
+
+    #[test]
+    fn an_outage_uses_up_patience_and_no_attempts() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        for class in [
+            Class::ServerError,
+            Class::Overloaded,
+            Class::NetBeforeSend,
+            Class::NetAfterSend,
+            Class::MalformedResponse,
+        ] {
+            let outcome = CallOutcome::local(class, "code", String::new());
+            let mut decide = |seconds, on_ambiguous| {
+                let job = JobHistory {
+                    counted: 2,
+                    malformed_here: 9,
+                    on_ambiguous,
+                    in_outage: Some(Duration::from_secs(seconds)),
+                    ..FIRST_CALL
+                };
+                of_attempts(3).decide(&outcome, &job, &mut rng).0
+            };
+            let waits = decide(599, OnAmbiguous::Retry);
+            let is_patient = matches!(waits, JobVerdict::Retry { counted: false, .. });
+            assert!(is_patient, "{class}: {waits:?}");
+            let ended = decide(600, OnAmbiguous::Retry);
+            assert_eq!(ended, TRY_OTHER_TARGET, "{class}");
+            if !matches!(class, Class::Overloaded | Class::NetBeforeSend) {
+                assert_eq!(
+                    decide(1, OnAmbiguous::Fail),
+                    JobVerdict::Finish,
+                    "{class}: a call that may be paid is not repeated"
+                );
+            }
+        }
     }
 
     #[test]
