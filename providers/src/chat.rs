@@ -199,10 +199,10 @@ impl ChatRequest {
         let mut names = HashSet::new();
         let mut functions = self.functions().enumerate();
         let repeated = functions.find(|(_, function)| !names.insert(&function.name));
-        let Some((index, ToolFunction { name, .. })) = repeated else {
+        let Some((index, _)) = repeated else {
             return Ok(());
         };
-        let problem = format!("`{name}` is the name of an earlier tool, too");
+        let problem = "is the name of an earlier tool, too";
         Err(Unsupported::invalid(
             format!("body.tools[{index}].function.name"),
             problem,
@@ -216,7 +216,7 @@ impl ChatRequest {
                 "asks for a call, and there are no `tools`",
             )),
             ToolChoice::One(name) if !self.has_function(name) => {
-                let problem = format!("`{name}` is none of the `tools`");
+                let problem = "is none of the `tools`";
                 Err(Unsupported::invalid(
                     "body.tool_choice.function.name",
                     problem,
@@ -325,10 +325,8 @@ impl ChatMessage {
         }
         if self.role == MessageRole::Tool {
             let problem = match self.tool_call_id.as_deref() {
-                None => "is missing: which call does this answer?".to_owned(),
-                Some(id) if !called.contains(id) => {
-                    format!("`{id}` is no call of an earlier message")
-                }
+                None => "is missing: which call does this answer?",
+                Some(id) if !called.contains(id) => "is no call of an earlier message",
                 Some(_) => return self.content.check(&format!("{field}.content")),
             };
             return Err(Unsupported::invalid(

@@ -92,9 +92,9 @@ impl EmbeddingRequest {
             return Err(Unsupported::invalid("body.input", "is empty"));
         }
         match self.input_type.as_deref() {
-            Some(other) if !INPUT_TYPES.contains(&other) => {
+            Some(given) if !INPUT_TYPES.contains(&given) => {
                 let known = INPUT_TYPES.join(", ");
-                let problem = format!("`{other}` is not known, use one of {known}");
+                let problem = format!("is not known, use one of {known}");
                 Err(Unsupported::invalid("body.input_type", problem))
             }
             _ => Ok(()),

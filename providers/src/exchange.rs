@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use forebay_schemas::quoting::cut_name;
 use forebay_schemas::{Class, Job, Response};
 use http::header::{CONTENT_TYPE, LOCATION};
 use jiff::Timestamp;
@@ -54,7 +55,7 @@ impl Endpoint {
                 let urls: Vec<_> = urls.collect();
                 let problem = format!(
                     "`{}` is nothing that {} has, use one of {}",
-                    job.url,
+                    cut_name(&job.url),
                     self.provider.name,
                     urls.join(", ")
                 );

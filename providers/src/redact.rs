@@ -4,7 +4,7 @@
 //! OpenAI repeats the ends of a wrong key, Groq the organization, Cohere values of the request.
 //! OpenRouter repeats the beginning of a prompt that its moderation flagged.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use forebay_schemas::Job;
 use serde_json::Value;
@@ -12,6 +12,8 @@ use serde_json::value::RawValue;
 
 use crate::secret::Secret;
 
+/// The marks between which an error quotes a value.
+const QUOTATION_MARKS: [char; 3] = ['"', '\'', '`'];
 /// The replacement of an account's name.
 const ACCOUNT: &str = "[account]";
 /// The replacement of words of the request.
@@ -22,6 +24,8 @@ const ACCOUNTS: [&str; 4] = ["org-", "org_", "proj_", "proj-"];
 const SHORTEST_NAME: usize = 12;
 /// The fewest bytes of a text of the request that cannot match by chance.
 const BEGINNING: usize = 24;
+/// The fewest bytes of a shorter text that is found where an error quotes it.
+const SHORTEST_QUOTED: usize = 4;
 /// The most texts with one beginning that are found whole. Of any more, only their common part with
 /// these is found.
 const MOST_ALIKE: usize = 8;
@@ -41,27 +45,34 @@ pub struct Redaction<'a> {
     secret: &'a Secret,
     /// The texts of the request by their beginnings, both as they are and as escaped in JSON.
     texts: HashMap<[u8; BEGINNING], Vec<String>>,
+    /// The shorter texts of the request. They may match by chance, so they are found in quotation marks alone.
+    short: HashSet<String>,
 }
 
 impl<'a> Redaction<'a> {
     /// Prepares the redaction for a job. With `by_limit` it ignores the request's texts: a refusal
     /// by a limit repeats none of them, and there may be many refusals.
     pub fn new(secret: &'a Secret, job: &Job, by_limit: bool) -> Self {
-        let mut texts = HashMap::new();
+        let (mut texts, mut short) = (HashMap::new(), HashSet::new());
         let fields = job
             .body
             .iter()
             .filter(|(name, _)| !by_limit && !NAMES.contains(&name.as_str()));
         for (name, raw) in fields {
             let value = serde_json::from_str(raw.get()).unwrap_or(Value::Null);
-            collect(name, value, &mut texts);
+            collect(name, value, &mut texts, &mut short);
         }
-        Self { secret, texts }
+        Self {
+            secret,
+            texts,
+            short,
+        }
     }
 
     /// Redacts a text.
     pub fn text(&self, text: &str) -> String {
-        self.without_request(&without_accounts(&self.secret.redact(text)))
+        let clean = self.without_request(&without_accounts(&self.secret.redact(text)));
+        self.without_quoted(&clean)
     }
 
     /// Redacts a JSON body; `None` if it is not JSON.
@@ -69,6 +80,30 @@ impl<'a> Redaction<'a> {
         let mut value = serde_json::from_str(body.get()).ok()?;
         self.clean(&mut value);
         serde_json::value::to_raw_value(&value).ok()
+    }
+
+    /// Redacts the texts of the request that `text` has between two equal quotation marks.
+    fn without_quoted(&self, text: &str) -> String {
+        if self.short.is_empty() {
+            return text.to_owned();
+        }
+        let (mut clean, mut rest) = (String::new(), text);
+        while let Some((at, mark)) = rest
+            .char_indices()
+            .find(|(_, c)| QUOTATION_MARKS.contains(c))
+        {
+            let (before, quoted) = rest.split_at(at + mark.len_utf8());
+            clean.push_str(before);
+            rest = quoted;
+            let inner = quoted
+                .find(mark)
+                .map(|end| quoted[..end].trim_end_matches('\\'));
+            if let Some(inner) = inner.filter(|inner| self.short.contains(*inner)) {
+                clean.push_str(REQUEST);
+                rest = &quoted[inner.len()..];
+            }
+        }
+        clean + rest
     }
 
     fn clean(&self, value: &mut Value) {
@@ -156,7 +191,12 @@ fn keep(mut text: String, texts: &mut HashMap<[u8; BEGINNING], Vec<String>>) {
     }
 }
 
-fn collect(name: &str, value: Value, texts: &mut HashMap<[u8; BEGINNING], Vec<String>>) {
+fn collect(
+    name: &str,
+    value: Value,
+    texts: &mut HashMap<[u8; BEGINNING], Vec<String>>,
+    short: &mut HashSet<String>,
+) {
     match value {
         Value::String(text) if text.len() >= BEGINNING && !NAMES.contains(&name) => {
             let escaped =
@@ -167,12 +207,15 @@ fn collect(name: &str, value: Value, texts: &mut HashMap<[u8; BEGINNING], Vec<St
             }
             keep(text, texts);
         }
+        Value::String(text) if text.len() >= SHORTEST_QUOTED && !NAMES.contains(&name) => {
+            short.insert(text);
+        }
         Value::Array(items) => items
             .into_iter()
-            .for_each(|item| collect(name, item, texts)),
+            .for_each(|item| collect(name, item, texts, short)),
         Value::Object(map) => map
             .into_iter()
-            .for_each(|(name, value)| collect(&name, value, texts)),
+            .for_each(|(name, value)| collect(&name, value, texts, short)),
         _ => {}
     }
 }
@@ -215,7 +258,7 @@ mod tests {
     use super::*;
 
     fn clean(error: &str) -> String {
-        let job = r#"{"body":{"model":"a-model-with-a-name-that-is-long","messages":[
+        let job = r#"{"body":{"model":"a-model-with-a-name-that-is-long","size":"a pencil","messages":[
             {"role":"user","content":"Ring me up: my number is 555 0100\nand not any other, please."}]}}"#;
         let job = Job::parse(job.as_bytes()).expect("a job");
         let secret = Secret::new("sk-very-secret");
@@ -250,6 +293,10 @@ mod tests {
             (
                 r#"{"error":"no a-model-with-a-name-that-is-long in the organisation"}"#,
                 r#"{"error":"no a-model-with-a-name-that-is-long in the organisation"}"#,
+            ),
+            (
+                r#"{"error":"'a pencil' is no size, `a pencil` is \"a pencil\", and a pencil isn't '1024x1024'"}"#,
+                r#"{"error":"'[request]' is no size, `[request]` is \"[request]\", and a pencil isn't '1024x1024'"}"#,
             ),
             (
                 r#"{"error":"reorg-anisation, org-"}"#,

@@ -1,5 +1,7 @@
 //! The reason why a job cannot be encoded for a provider.
 
+use forebay_schemas::quoting::{cut_name, without_values};
+
 /// The beginnings of serde's messages about wrong or missing values.
 const MISTAKES: [&str; 2] = ["invalid ", "missing "];
 
@@ -37,8 +39,9 @@ impl UnsupportedKind {
 
 impl Unsupported {
     pub(crate) fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        let field = field.into();
         Self {
-            field: field.into(),
+            field: field.split('.').map(cut_name).collect::<Vec<_>>().join("."),
             problem: problem.into(),
             obstacle: UnsupportedKind::Unsupported,
         }
@@ -54,7 +57,7 @@ impl Unsupported {
     /// Creates a refusal from an error of serde. An unknown field or word may be known to another
     /// provider. A value that is missing or of the wrong type is a mistake.
     pub(crate) fn unreadable(field: impl Into<String>, error: &impl std::fmt::Display) -> Self {
-        let problem = error.to_string();
+        let problem = without_values(error);
         match MISTAKES.iter().any(|start| problem.starts_with(start)) {
             true => Self::invalid(field, problem),
             false => Self::new(field, problem),

@@ -46,11 +46,11 @@ impl std::str::FromStr for Cache {
         }
         let Ok(age) = humantime::parse_duration(text) else {
             return Err(format!(
-                "`{text}` is no duration: write for example \"1h\", or \"{COALESCE}\", or \"{OFF}\""
+                "is no duration: write for example \"1h\", or \"{COALESCE}\", or \"{OFF}\""
             ));
         };
         if age.is_zero() {
-            return Err(format!("`{text}` is now \"{COALESCE}\""));
+            return Err(format!("a duration of zero is now \"{COALESCE}\""));
         }
         Ok(Cache::Within(age))
     }

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::cache::Cache;
 use crate::flow::is_name;
 use crate::format::{Format, job_of_today};
+use crate::quoting::{cut_name, without_values};
 use crate::subjects::hex;
 
 /// The problem of a job with the field `reuse`.
@@ -154,13 +155,20 @@ impl Job {
 
     /// Checks that no field has an impossible value.
     fn check(&self) -> Result<(), ParseError> {
-        if let Some(method) = self.method.as_deref().filter(|method| *method != "POST") {
-            return wrong("method", format!("`{method}` is not supported, use POST"));
+        if self
+            .method
+            .as_deref()
+            .is_some_and(|method| method != "POST")
+        {
+            return wrong("method", "is not supported, use POST".to_owned());
         }
         if let Some(batch) = self.batch.as_deref().filter(|batch| !is_name(batch)) {
             return wrong(
                 "batch",
-                format!("`{batch}` is no batch name, use 1 to 64 of A-Z a-z 0-9 _ -"),
+                format!(
+                    "`{}` is no batch name, use 1 to 64 of A-Z a-z 0-9 _ -",
+                    cut_name(batch)
+                ),
             );
         }
         if let Some(id) = self.own_id().filter(|id| !is_id(id)) {
@@ -259,19 +267,20 @@ fn name_field(bytes: &[u8], error: &serde_json::Error) -> ParseError {
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let Err(found) = serde_path_to_error::deserialize::<_, Job>(&mut json) else {
-        return ParseError::Shape(error.to_string());
+        return ParseError::Shape(without_values(error));
     };
     let mut path = found.path().iter();
     if path.next().is_none() {
-        return ParseError::Shape(error.to_string());
+        return ParseError::Shape(without_values(error));
     }
-    let field = found.path().to_string();
+    let field = cut_name(&found.path().to_string());
+    let found = without_values(found.inner());
     let problem = match field.as_str() {
         "deadline" | "not_before" => {
             "expected a time in RFC 3339, for example \"2030-01-31T09:30:00Z\"".to_owned()
         }
-        "body" | "metadata" => format!("expected a JSON object; {}", found.inner()),
-        _ => found.inner().to_string(),
+        "body" | "metadata" => format!("expected a JSON object; {found}"),
+        _ => found,
     };
     ParseError::Field { field, problem }
 }
@@ -380,11 +389,11 @@ mod tests {
             ),
             (
                 r#"{"body":{},"cache":"soon"}"#,
-                "field `cache`: `soon` is no duration: write for example",
+                "field `cache`: is no duration: write for example",
             ),
             (
                 r#"{"body":{},"cache":"0s"}"#,
-                "field `cache`: `0s` is now \"coalesce\"",
+                "field `cache`: a duration of zero is now \"coalesce\"",
             ),
             (
                 r#"{"body":{},"reuse":"0s"}"#,

@@ -25,6 +25,8 @@ pub mod event;
 
 pub mod cache;
 
+pub mod quoting;
+
 pub mod format;
 
 pub mod contract;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use forebay_providers::WorkKind;
 use forebay_schemas::flow::{pool_of_model, problem_of_name, problem_of_team};
+use forebay_schemas::quoting::cut_name;
 use forebay_schemas::subjects::hex;
 use forebay_schemas::{Identity, Job};
 use sha2::{Digest, Sha256};
@@ -172,7 +173,7 @@ impl Batch {
                     if let Some((field, name, first)) = duplicate {
                         problems.push((
                             number,
-                            format!("{field} `{name}` is that of line {first} too"),
+                            format!("{field} `{}` is that of line {first} too", cut_name(name)),
                         ));
                     }
                     for (field, name) in names {
@@ -347,7 +348,7 @@ pub fn check_url(job: &Job) -> Result<(), String> {
     let known: Vec<_> = WorkKind::ALL.into_iter().map(WorkKind::url).collect();
     Err(format!(
         "field `url`: no provider has `{}`, use one of {}",
-        job.url,
+        cut_name(&job.url),
         known.join(", ")
     ))
 }

@@ -245,10 +245,7 @@ fn document(field: &str, file: &AttachedFile) -> Result<Value, Unsupported> {
         }
         Some(text) => json!({ "type": "text", "media_type": "text/plain", "data": text }),
         None => {
-            let problem = format!(
-                "Anthropic reads application/pdf and text, not {}",
-                media.kind
-            );
+            let problem = "Anthropic reads application/pdf and text alone";
             return Err(Unsupported::new(format!("{field}.file"), problem));
         }
     };

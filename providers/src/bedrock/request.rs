@@ -280,8 +280,8 @@ fn document(field: &str, file: &AttachedFile) -> Result<Value, Unsupported> {
         "application/vnd.openxmlformats-officedocument.wordprocessingml.document" => "docx",
         "application/vnd.ms-excel" => "xls",
         "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet" => "xlsx",
-        other => {
-            let problem = format!("Bedrock does not read {other}");
+        _ => {
+            let problem = "Bedrock does not read files of this type";
             return Err(Unsupported::new(format!("{field}.file"), problem));
         }
     };

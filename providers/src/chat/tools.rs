@@ -1,5 +1,6 @@
 //! Tools, calls of tools, and the format of an answer.
 
+use forebay_schemas::quoting::without_values;
 use forebay_schemas::subjects::hex;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -144,7 +145,8 @@ impl ToolCall {
             return Ok(Map::new());
         }
         serde_json::from_str(text).map_err(|error| {
-            Unsupported::invalid(field, format!("is no JSON object as text: {error}"))
+            let problem = format!("is no JSON object as text: {}", without_values(&error));
+            Unsupported::invalid(field, problem)
         })
     }
 }

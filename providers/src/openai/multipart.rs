@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use forebay_schemas::job::Object;
+use forebay_schemas::quoting::without_values;
 use forebay_schemas::subjects::hex;
 use http::HeaderValue;
 use serde::Deserialize;
@@ -62,7 +63,7 @@ pub(super) fn file(body: &Object) -> Result<(String, Vec<u8>), Unsupported> {
         .get("file")
         .ok_or_else(|| wrong("is missing: write {\"data\": BASE64, \"filename\": …}"))?;
     let file: MultipartFile =
-        serde_json::from_str(file.get()).map_err(|error| wrong(&error.to_string()))?;
+        serde_json::from_str(file.get()).map_err(|error| wrong(&without_values(&error)))?;
     let media = MediaContent::of(&file.data);
     let data = media.map_or(&*file.data, |media| media.data);
     let bytes = BASE64_STANDARD.decode(data);
@@ -72,9 +73,7 @@ pub(super) fn file(body: &Object) -> Result<(String, Vec<u8>), Unsupported> {
             "is missing: providers tell the sound's format by the ending, such as `a.mp3`";
         return Err(Unsupported::invalid("body.file.filename", problem));
     };
-    let bytes = bytes.map_err(|error| {
-        Unsupported::invalid("body.file.data", format!("is not base64: {error}"))
-    })?;
+    let bytes = bytes.map_err(|_| Unsupported::invalid("body.file.data", "is not base64"))?;
     Ok((name, bytes))
 }
 

@@ -8,6 +8,7 @@ mod errors;
 mod files;
 mod headers;
 mod mutations;
+mod privacy;
 mod requests;
 mod silence;
 mod targets;

@@ -39,7 +39,7 @@ fn others() -> [Value; 8] {
 }
 
 /// The pointers to everything in a value.
-fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
+pub(crate) fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
     found.push(at.to_owned());
     match value {
         Value::Object(map) => {

@@ -81,7 +81,7 @@ pub(crate) fn read<Q, U>(
     held.tried = !attempts.is_empty();
     held.replies = replies;
     let rejection = rejection.or_else(|| delivery.problem.take().map(rejection_of));
-    let rejection = rejection.or_else(|| Some(refused_reply(not_allowed.first()?, flow)));
+    let rejection = rejection.or_else(|| not_allowed.first().map(|_| refused_reply(flow)));
     ReadMessage {
         job,
         identity,
@@ -177,9 +177,9 @@ fn lenient_identity(flow: &Flow, delivery: &Delivery) -> Identity {
     identity_of(flow, own_id.as_deref(), batch, delivery)
 }
 
-fn refused_reply(subject: &str, flow: &Flow) -> Rejection {
+fn refused_reply(flow: &Flow) -> Rejection {
     let message = format!(
-        "reply_to `{subject}` is not allowed: use a subject without wildcards that begins with _INBOX., \
+        "reply_to is not allowed: use a subject without wildcards that begins with _INBOX., \
          _INBOX_{}. or a prefix configured for the team",
         flow.team
     );
