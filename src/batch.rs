@@ -2,6 +2,7 @@
 //! and written to files.
 
 pub mod input;
+pub mod input_text;
 
 pub mod run;
 

@@ -171,14 +171,10 @@ impl Job {
                 ),
             );
         }
-        if let Some(id) = self.own_id().filter(|id| !is_id(id)) {
-            return wrong("id", format!("has {} bytes, use 1 to {MAX_ID}", id.len()));
-        }
-        if let Some(id) = self.custom_id.as_deref().filter(|id| !is_id(id)) {
-            return wrong(
-                "custom_id",
-                format!("has {} bytes, use 1 to {MAX_ID}", id.len()),
-            );
+        for (field, id) in [("id", &self.id), ("custom_id", &self.custom_id)] {
+            if let Some(id) = id.as_deref().filter(|id| !is_id(id)) {
+                return wrong(field, format!("has {} bytes, use 1 to {MAX_ID}", id.len()));
+            }
         }
         if self.is_true("stream") {
             return wrong(

@@ -12,7 +12,9 @@ use forebay_schemas::subjects::hex;
 use forebay_schemas::{Identity, Job};
 use sha2::{Digest, Sha256};
 
-/// Number of problems that are printed. The others are counted.
+use crate::batch::input_text::{display_name, read_text};
+
+/// Number of problems, and of ranges of their lines, that are printed. The others are counted.
 const MAX_SHOWN: usize = 10;
 
 /// A batch that is ready to be published.
@@ -93,20 +95,85 @@ pub struct InputProblems {
 
 impl fmt::Display for InputProblems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lines = if self.all.len() == 1 { "line" } else { "lines" };
+        let wrong: BTreeSet<_> = self.all.iter().map(|(number, _)| number).collect();
+        let lines = if wrong.len() == 1 { "line" } else { "lines" };
         write!(
             f,
             "{}: {} {lines} cannot be sent, so nothing was published:",
-            self.file.display(),
-            self.all.len()
+            display_name(&self.file),
+            wrong.len()
         )?;
-        for (number, problem) in self.all.iter().take(MAX_SHOWN) {
-            write!(f, "\n  line {number}: {problem}")?;
+        let causes = self.by_cause();
+        for cause in causes.iter().take(MAX_SHOWN) {
+            write!(f, "\n  {}: {}", line_numbers(&cause.numbers), cause.problem)?;
+            if let Some(column) = cause.column {
+                write!(f, " (in line {} at column {column})", cause.numbers[0])?;
+            }
         }
-        if self.all.len() > MAX_SHOWN {
-            write!(f, "\n  … and {} more", self.all.len() - MAX_SHOWN)?;
+        if causes.len() > MAX_SHOWN {
+            write!(f, "\n  … and {} other problems", causes.len() - MAX_SHOWN)?;
         }
         Ok(())
+    }
+}
+
+/// A problem and its lines.
+struct InputCause<'a> {
+    problem: &'a str,
+    /// The column in the first of them.
+    column: Option<&'a str>,
+    numbers: Vec<usize>,
+}
+
+impl InputProblems {
+    /// Returns each problem with its lines, in the order of the file.
+    fn by_cause(&self) -> Vec<InputCause<'_>> {
+        let mut causes: Vec<InputCause<'_>> = Vec::new();
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        for (number, problem) in &self.all {
+            let (problem, column) = match problem.rsplit_once(" at line 1 column ") {
+                Some((problem, column)) => (problem, Some(column)),
+                None => (&**problem, None),
+            };
+            let place = *places.entry(problem).or_insert(causes.len());
+            match causes.get_mut(place) {
+                Some(cause) => cause.numbers.push(*number),
+                None => causes.push(InputCause {
+                    problem,
+                    column,
+                    numbers: vec![*number],
+                }),
+            }
+        }
+        causes
+    }
+}
+
+/// Formats ascending line numbers: `line 3`, or `lines 1-3, 7`. Beyond [`MAX_SHOWN`] ranges the rest is counted.
+fn line_numbers(numbers: &[usize]) -> String {
+    let mut ranges: Vec<(usize, usize)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == *number => *last = *number,
+            _ => ranges.push((*number, *number)),
+        }
+    }
+    let shown = ranges.iter().take(MAX_SHOWN);
+    let shown: Vec<_> = shown
+        .map(|(first, last)| match first == last {
+            true => first.to_string(),
+            false => format!("{first}-{last}"),
+        })
+        .collect();
+    let rest: usize = ranges
+        .iter()
+        .skip(MAX_SHOWN)
+        .map(|(first, last)| last - first + 1)
+        .sum();
+    let what = if numbers.len() == 1 { "line" } else { "lines" };
+    match rest {
+        0 => format!("{what} {}", shown.join(", ")),
+        rest => format!("{what} {} and {rest} more", shown.join(", ")),
     }
 }
 
@@ -129,9 +196,7 @@ impl Batch {
     /// # Errors
     /// Returns an error when the file cannot be read, or one with all lines that cannot be sent.
     pub fn read(path: &Path, choices: &BatchChoices) -> anyhow::Result<Self> {
-        let text =
-            std::fs::read(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
-        Self::parse(path, text.into(), choices)
+        Self::parse(path, read_text(path)?, choices)
     }
 
     /// Parses the text of the file at `path`.
@@ -152,7 +217,7 @@ impl Batch {
         let mut problems = Vec::new();
         let mut lines = Vec::new();
         let mut seen = HashMap::new();
-        for (number, line) in (1..).zip(without_bom(&text).split(|byte| *byte == b'\n')) {
+        for (number, line) in (1..).zip(lines_of(&text)) {
             if line.trim_ascii().is_empty() {
                 continue;
             }
@@ -191,7 +256,7 @@ impl Batch {
             }
         }
         if lines.is_empty() && problems.is_empty() {
-            anyhow::bail!("{}: there is no line in this file", path.display());
+            anyhow::bail!("{}: there is no line in this file", display_name(path));
         }
         if problems.is_empty() {
             return Ok(Self {
@@ -353,9 +418,10 @@ pub fn check_url(job: &Job) -> Result<(), String> {
     ))
 }
 
-/// Returns the text without a leading byte order mark.
-pub fn without_bom(text: &[u8]) -> &[u8] {
-    text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
+/// Returns the lines of a text. They end with a line feed, or in a text without any with a carriage return.
+fn lines_of(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let end = if text.contains(&b'\n') { b'\n' } else { b'\r' };
+    text.split(move |byte| *byte == end)
 }
 
 /// Derives a batch's name: the first 16 hex digits of the SHA-256 of file, pool and team.
@@ -394,7 +460,7 @@ mod tests {
 
     #[test]
     fn a_lines_model_names_its_pool_and_the_file_names_the_batch() {
-        let batch = parse(&format!("\u{feff}{LINE}\r\n\n"), &choices()).expect("a batch");
+        let batch = parse(&format!("{LINE}\r\n\n"), &choices()).expect("a batch");
         assert_eq!(
             (batch.lines.len(), batch.lines[0].pool.as_str()),
             (1, "gpt-4_1")
@@ -426,10 +492,30 @@ mod tests {
             "6 lines",
             "line 2: not a job",
             "line 3: not a job: missing field `body`",
-            "line 4: custom_id `a` is that of line 1",
+            "lines 4, 6: custom_id `a` is that of line 1 too",
             "line 5: has no custom_id",
-            "line 6: custom_id `a` is that of line 1",
             "line 7: field `url`: no provider has `/v1/nonsense`, use one of /v1/chat/completions, ",
+        ] {
+            assert!(error.contains(expected), "{expected} not in {error}");
+        }
+    }
+
+    #[test]
+    fn a_problem_of_many_lines_is_told_once() {
+        let wrong = r#"{"custom_id":1}"#;
+        let cut_off = r#"{"custom_id":"#;
+        let texts = [
+            [wrong; 3].join("\n"),
+            LINE.to_owned(),
+            wrong.to_owned(),
+            cut_off.to_owned(),
+            [LINE, wrong].repeat(12).join("\n"),
+        ];
+        let text = texts.join("\n");
+        let error = parse(&text, &choices()).expect_err("wrong").to_string();
+        for expected in [
+            "lines 1-3, 5, 8, 10, 12, 14, 16, 18, 20, 22 and 4 more: field `custom_id`: invalid type",
+            "line 6: not a job: not valid JSON: EOF while parsing a value (in line 6 at column 13)",
         ] {
             assert!(error.contains(expected), "{expected} not in {error}");
         }

@@ -1,9 +1,9 @@
 //! The two output files of a batch, OUT and ERR. Their lines are in input order, and they have
-//! another name until they are complete.
+//! another name until they are complete. A line for the standard output is printed in its turn.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
 
 use crate::batch::input::Batch;
+use crate::batch::input_text::STANDARD_STREAM;
 use crate::process::private_files;
 
 /// The paths of the output files.
@@ -27,15 +28,31 @@ pub struct OutputFiles {
 
 impl OutputFiles {
     /// Names the output files. Without `errors`, the file of errors is `out.errors.jsonl` beside
-    /// `out.jsonl`.
+    /// `out.jsonl`, or the standard output too.
     pub fn new(output: PathBuf, errors: Option<PathBuf>) -> Self {
-        let errors = errors.unwrap_or_else(|| {
-            let name = output.file_name().unwrap_or_default().to_string_lossy();
-            let stem = name.strip_suffix(".jsonl").unwrap_or(&name);
-            output.with_file_name(format!("{stem}.errors.jsonl"))
-        });
+        let errors = errors.unwrap_or_else(|| usual_errors(&output));
         Self { output, errors }
     }
+
+    /// Returns true if lines are printed on the standard output.
+    pub fn use_standard_output(&self) -> bool {
+        is_standard(&self.output) || is_standard(&self.errors)
+    }
+}
+
+/// Returns the destination of failed lines beside `output`.
+fn usual_errors(output: &Path) -> PathBuf {
+    if is_standard(output) {
+        return output.to_owned();
+    }
+    let name = output.file_name().unwrap_or_default().to_string_lossy();
+    let stem = name.strip_suffix(".jsonl").unwrap_or(&name);
+    output.with_file_name(format!("{stem}.errors.jsonl"))
+}
+
+/// Returns true if the path stands for the standard output.
+fn is_standard(path: &Path) -> bool {
+    path == Path::new(STANDARD_STREAM)
 }
 
 /// The output files of a run. While this exists, no other run writes the same files.
@@ -50,9 +67,16 @@ pub struct BatchOutput {
     early: BTreeMap<usize, (Status, Vec<u8>)>,
 }
 
+/// The destination of one kind of lines.
+#[derive(Debug)]
+enum OutputPart {
+    Standard,
+    File(PartialFile),
+}
+
 /// An output file under its partial name.
 #[derive(Debug)]
-struct OutputPart {
+struct PartialFile {
     path: PathBuf,
     partial: PathBuf,
     file: BufWriter<File>,
@@ -76,15 +100,19 @@ impl BatchOutput {
         batch: &Batch,
         force: bool,
     ) -> anyhow::Result<Self> {
-        let output = destination(&files.output)?;
-        let errors = destination(&files.errors)?;
-        let paths = [
-            destination(input)?,
-            output.clone(),
-            errors.clone(),
-            partial(&output),
-            partial(&errors),
-        ];
+        let outputs = [&files.output, &files.errors].map(|path| match is_standard(path) {
+            true => Ok(None),
+            false => destination(path).map(Some),
+        });
+        let [output, errors] = outputs;
+        let outputs = [output?, errors?];
+        let mut paths = Vec::new();
+        if !is_standard(input) {
+            paths.push(destination(input)?);
+        }
+        for output in outputs.iter().flatten() {
+            paths.extend([output.clone(), partial(output)]);
+        }
         for (index, path) in paths.iter().enumerate() {
             if paths[..index].contains(path) {
                 bail!(
@@ -98,13 +126,17 @@ impl BatchOutput {
             .iter()
             .map(|line| output_line_id(&batch.identity(line)))
             .collect();
-        if !force {
-            refuse_foreign(&output, &own_ids)?;
-            refuse_foreign(&errors, &own_ids)?;
+        for output in outputs.iter().flatten() {
+            if !force {
+                refuse_foreign(output, &own_ids)?;
+            }
+            refuse_foreign(&partial(output), &own_ids)?;
         }
-        refuse_foreign(&partial(&output), &own_ids)?;
-        refuse_foreign(&partial(&errors), &own_ids)?;
-        let (output, errors) = (OutputPart::open(output)?, OutputPart::open(errors)?);
+        let [output, errors] = outputs.map(|output| match output {
+            Some(path) => PartialFile::open(path).map(OutputPart::File),
+            None => Ok(OutputPart::Standard),
+        });
+        let (output, errors) = (output?, errors?);
         Ok(Self {
             output,
             errors,
@@ -126,14 +158,12 @@ impl BatchOutput {
             self.next += 1;
             if status == Status::Succeeded {
                 self.output
-                    .file
-                    .write_all(&line)
+                    .write(&line)
                     .context("the output cannot be written")?;
             } else {
                 self.failed += 1;
                 self.errors
-                    .file
-                    .write_all(&line)
+                    .write(&line)
                     .context("the errors cannot be written")?;
             }
         }
@@ -146,6 +176,9 @@ impl BatchOutput {
     /// Returns an error that names the file that was deleted or moved.
     pub fn check_place(&self) -> anyhow::Result<()> {
         for part in [&self.output, &self.errors] {
+            let OutputPart::File(part) = part else {
+                continue;
+            };
             if !is_named(&part.partial, part.file.get_ref()) {
                 bail!(
                     "{} was deleted or moved; make its directory again if that is gone, and run the same command again to go on",
@@ -167,8 +200,11 @@ impl BatchOutput {
         if self.failed > 0 {
             return self.errors.rename().context("the errors cannot be written");
         }
-        match fs::remove_file(&self.errors.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        let OutputPart::File(errors) = &self.errors else {
+            return Ok(());
+        };
+        match fs::remove_file(&errors.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).context("errors of an earlier run cannot be deleted")
             }
             _ => Ok(()),
@@ -177,6 +213,26 @@ impl BatchOutput {
 }
 
 impl OutputPart {
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        match self {
+            OutputPart::File(part) => part.file.write_all(line),
+            OutputPart::Standard => {
+                let mut out = io::stdout().lock();
+                out.write_all(line)?;
+                out.flush()
+            }
+        }
+    }
+
+    fn rename(&mut self) -> io::Result<()> {
+        match self {
+            OutputPart::File(part) => part.rename(),
+            OutputPart::Standard => Ok(()),
+        }
+    }
+}
+
+impl PartialFile {
     fn open(path: PathBuf) -> anyhow::Result<Self> {
         let partial = partial(&path);
         let failed = || format!("{} cannot be written", partial.display());
@@ -208,7 +264,7 @@ impl OutputPart {
         })
     }
 
-    fn rename(&mut self) -> std::io::Result<()> {
+    fn rename(&mut self) -> io::Result<()> {
         self.file.flush()?;
         self.file.get_ref().sync_all()?;
         fs::rename(&self.partial, &self.path)?;
@@ -217,7 +273,7 @@ impl OutputPart {
     }
 }
 
-impl Drop for OutputPart {
+impl Drop for PartialFile {
     /// Deletes an empty partial file: it is no partial result.
     fn drop(&mut self) {
         let flushed = self.file.flush();
@@ -275,7 +331,7 @@ fn refuse_foreign(path: &Path, own_ids: &HashSet<String>) -> anyhow::Result<()> 
     let file = match fs::metadata(path) {
         Ok(found) if found.is_file() => File::open(path),
         Ok(_) => bail!("{} is not a plain file", path.display()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => Err(error),
     };
     let file = file.with_context(|| format!("{} cannot be read", path.display()))?;
@@ -304,6 +360,7 @@ mod tests {
         let files = |output: &str| OutputFiles::new(output.into(), None).errors;
         assert_eq!(files("a/out.jsonl"), Path::new("a/out.errors.jsonl"));
         assert_eq!(files("out"), Path::new("out.errors.jsonl"));
+        assert_eq!(files("-"), Path::new("-"));
         assert_eq!(
             partial(Path::new("a/out.jsonl")),
             Path::new("a/out.jsonl.partial")

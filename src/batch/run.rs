@@ -418,12 +418,12 @@ fn reasons(accounts: &[&AccountReport]) -> String {
 /// # Errors
 /// Returns an error when lines cannot be sent or files cannot be written.
 pub fn prepare(
-    input: &Path,
+    (input, text): (&Path, Bytes),
     choices: &crate::batch::input::BatchChoices,
     files: OutputFiles,
     force: bool,
 ) -> anyhow::Result<(Batch, BatchOutput)> {
-    let batch = Batch::read(input, choices)?;
+    let batch = Batch::parse(input, text, choices)?;
     let output = BatchOutput::open(input, files, &batch, force)?;
     Ok((batch, output))
 }

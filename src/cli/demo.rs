@@ -75,7 +75,7 @@ pub(super) async fn demo(global: &GlobalOptions, _: Args) -> Result<u8, Error> {
     }
     let ended = with_worker(&config, async |connection| {
         let (batch, output) =
-            run::prepare(&input, &choices, files.clone(), false).map_err(usage)?;
+            run::prepare((&input, JOBS.into()), &choices, files.clone(), false).map_err(usage)?;
         let progress = RunProgress::new(batch.lines.len(), global.json);
         run::run(
             &connection,

@@ -15,7 +15,8 @@ use serde_json::json;
 
 use super::client::{ask, connect};
 use super::{GlobalOptions, lane, print};
-use crate::batch::input::{check_url, unknown_pool, without_bom};
+use crate::batch::input::{check_url, unknown_pool};
+use crate::batch::input_text::without_bom;
 use crate::config::Config;
 use crate::control::messages::AccountsReport;
 use crate::nats::connection::{Connection, Error};

@@ -4,7 +4,7 @@ mod dry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use forebay_schemas::Lane;
 use forebay_schemas::flow::DEFAULT_TEAM;
@@ -12,7 +12,9 @@ use serde_json::json;
 
 use super::client::{ask, with_worker};
 use super::{GlobalOptions, SOME_FAILED, lane, print};
+use crate::batch::failures::FailureSummary;
 use crate::batch::input::{Batch, BatchChoices};
+use crate::batch::input_text::{STANDARD_STREAM, read_text};
 use crate::batch::output::{BatchOutput, OutputFiles};
 use crate::batch::progress::RunProgress;
 use crate::batch::run::{self, RunChoices};
@@ -36,13 +38,13 @@ const ANY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST),
     gpt-4.1 is pool gpt-4_1. Failed lines go to answers.errors.jsonl in OpenAI's error shapes."
 )]
 pub(super) struct Args {
-    /// The input file, one job per line.
+    /// The input file, one job per line, or - for standard input. It may be compressed with gzip or zstd.
     #[arg(value_name = "INPUT.jsonl")]
     input: PathBuf,
-    /// The output file for succeeded lines, in input order.
+    /// The output file for succeeded lines, in input order, or - for standard output.
     #[arg(long, value_name = "OUT.jsonl", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
-    /// The output file for all other lines. The default is OUT.errors.jsonl.
+    /// The output file for all other lines. The default is OUT.errors.jsonl, or - if OUT is -.
     #[arg(long, value_name = "ERR.jsonl")]
     errors: Option<PathBuf>,
     /// The pool of all lines.
@@ -81,10 +83,11 @@ pub(super) async fn run(global: &GlobalOptions, args: Args) -> Result<u8, Error>
         name: args.batch.clone(),
     };
     let max_request = config.call.max_request;
+    let text = read_text(&args.input).map_err(Error::Usage)?;
     let output = match &args.output {
         Some(output) if !args.dry_run => output.clone(),
         _ => {
-            let batch = Batch::read(&args.input, &choices).map_err(Error::Usage)?;
+            let batch = Batch::parse(&args.input, text, &choices).map_err(Error::Usage)?;
             let (workers, known) = (config.workers()?, pools(&config, &batch));
             let checked = batch.check(&args.input, Some(&known), max_request);
             checked.map_err(Error::Usage)?;
@@ -94,7 +97,8 @@ pub(super) async fn run(global: &GlobalOptions, args: Args) -> Result<u8, Error>
     let stop = shutdown::on_signal(Hangup::Ends).map_err(|error| Error::Usage(error.into()))?;
     let files = OutputFiles::new(output, args.errors.clone());
     let prepare = || {
-        let prepared = run::prepare(&args.input, &choices, files.clone(), args.force);
+        let input = (&*args.input, text.clone());
+        let prepared = run::prepare(input, &choices, files.clone(), args.force);
         prepared.map_err(Error::Usage)
     };
     let (batch, output) = prepare()?;
@@ -204,6 +208,13 @@ fn report(
         cost,
         failures,
     } = totals;
+    // The standard output may be that of the answers.
+    let print_line = |text: &str| match files.use_standard_output() {
+        true => print::note(text),
+        false => {
+            print::line(text);
+        }
+    };
     if global.json {
         let mut report = json!({
             "batch": name, "lines": lines, "succeeded": succeeded, "failed": failed,
@@ -214,39 +225,65 @@ fn report(
         {
             report.append(cost);
         }
-        print::json(&report);
-    } else if interrupted {
-        print::line(&format!(
-            "batch {name}: interrupted with {done} of {lines} lines done; run the same command again to go on"
-        ));
-        print::line(&cost.to_string());
-    } else if let Some(TrialError { code, message }) = &stopped_by {
-        print::line(&format!(
-            "batch {name}: stopped, since the first {failed} lines all failed with {code}: {message}"
-        ));
-        print::line(&format!(
-            "the other {} lines were not sent; correct them and run the file again, or send them as they are with --keep-going",
-            lines - done
-        ));
-        print::line(&cost.to_string());
+        print_line(&report.to_string());
     } else {
-        print::line(&format!(
-            "batch {name}: {succeeded} of {lines} lines succeeded, in {}{}",
-            files.output.display(),
-            if failed > 0 {
-                format!("; {failed} did not, in {}", files.errors.display())
-            } else {
-                String::new()
-            }
-        ));
-        failures.lines().iter().for_each(|line| {
-            print::line(line);
-        });
-        print::line(&cost.to_string());
+        let mut text = if interrupted {
+            vec![format!(
+                "batch {name}: interrupted with {done} of {lines} lines done; run the same command again to go on"
+            )]
+        } else if let Some(error) = &stopped_by {
+            stopped(name, error, (failed, lines - done))
+        } else {
+            ended_lines(name, files, (succeeded, failed, lines), &failures)
+        };
+        text.push(cost.to_string());
+        text.iter().for_each(|line| print_line(line));
     }
     Ok(match (interrupted, failed) {
         (true, _) => INTERRUPTED,
         (false, 0) => 0,
         (false, _) => SOME_FAILED,
     })
+}
+
+/// Says why a batch was stopped after its first lines.
+fn stopped(name: &str, error: &TrialError, (failed, left): (usize, usize)) -> Vec<String> {
+    let TrialError { code, message } = error;
+    vec![
+        format!(
+            "batch {name}: stopped, since the first {failed} lines all failed with {code}: {message}"
+        ),
+        format!(
+            "the other {left} lines were not sent; correct them and run the file again, or send them as they are with --keep-going"
+        ),
+    ]
+}
+
+/// Says how a whole batch ended, and what can be done about its failed lines.
+fn ended_lines(
+    name: &str,
+    files: &OutputFiles,
+    (succeeded, failed, lines): (usize, usize, usize),
+    failures: &FailureSummary,
+) -> Vec<String> {
+    let place = |path: &Path| match path.to_str() {
+        Some(STANDARD_STREAM) => "the standard output".to_owned(),
+        _ => path.display().to_string(),
+    };
+    let mut text = vec![format!(
+        "batch {name}: {succeeded} of {lines} lines succeeded, in {}{}",
+        place(&files.output),
+        match failed {
+            0 => String::new(),
+            _ => format!("; {failed} did not, in {}", place(&files.errors)),
+        }
+    )];
+    text.extend(failures.lines());
+    if failed > 0 {
+        text.push(
+            "  to call the failed lines again, as they are or corrected, add --retry-failed"
+                .to_owned(),
+        );
+    }
+    text
 }

@@ -304,7 +304,7 @@ async fn a_cached_answer_of_one_pool_does_not_serve_another() {
     let forebay = Forebay::calling(&provider)
         .pool("good", "fail-server_error", &["one"])
         .config("[pool.chat]\ncache = \"1h\"\n[pool.good]\ncache = \"1h\"\n")
-        .config("[call]\nattempts = 1\n")
+        .config("[call]\nattempts = 1\npatience = { normal = \"1ms\" }\n")
         .start()
         .await;
     let failed = ask(&forebay, "ai.jobs.good", &chat("x", "hello")).await;

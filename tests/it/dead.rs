@@ -12,7 +12,7 @@ async fn configured() -> (tempfile::TempDir, forebay_simulator::Provider) {
     let provider = provider(&["name=one,key=sk-one"], "error=1").await;
     let dir = Forebay::calling(&provider)
         .pool("other", "gpt-4o", &["one"])
-        .config("[call]\nattempts = 2\n")
+        .config("[call]\nattempts = 2\npatience = { normal = \"1ms\" }\n")
         .write();
     (dir, provider)
 }
@@ -42,13 +42,12 @@ async fn a_dead_letter_is_listed_shown_replayed_to_another_pool_and_dropped() {
     let (dir, provider) = configured().await;
     let dir = dir.path();
     let serve = Serve::start(dir).await;
-    let lines = [
-        chat("tried", "hello").to_string(),
-        chat("dropped", "hello").to_string(),
-    ];
-    std::fs::write(dir.join("jobs.jsonl"), lines.join("\n")).expect("written");
-    let published = program::run(dir, &["publish", "jobs.jsonl", "--pool", "chat"]).await;
-    assert_eq!(published.code, Some(0), "{published:?}");
+    for (index, id) in (1..).zip(["tried", "dropped"]) {
+        std::fs::write(dir.join("jobs.jsonl"), chat(id, "hello").to_string()).expect("written");
+        let published = program::run(dir, &["publish", "jobs.jsonl", "--pool", "chat"]).await;
+        assert_eq!(published.code, Some(0), "{published:?}");
+        letters(dir, index).await;
+    }
     let listed = letters(dir, 2).await;
     let number = |id: &str| {
         let letter = listed

@@ -294,7 +294,7 @@ async fn a_signal_or_a_closed_terminal_ends_the_run_and_the_same_command_resumes
 async fn an_input_that_cannot_be_run_says_why_and_publishes_nothing() {
     let (dir, provider) = configured().await;
     let good = r#"{"custom_id":"a","body":{"model":"gpt-4o-mini","messages":[{"role":"user","content":"x"}]}}"#;
-    let cases: [(&str, String, &[&str]); 7] = [
+    let cases: [(&str, String, &[&str]); 9] = [
         (
             "not JSON",
             format!("{good}\nnot json"),
@@ -334,6 +334,16 @@ async fn an_input_that_cannot_be_run_says_why_and_publishes_nothing() {
             ],
         ),
         ("empty", String::new(), &["no line in this file"]),
+        (
+            "an array",
+            format!("[{good}]"),
+            &["in.jsonl is a JSON array", "jq -c '.[]' in.jsonl"],
+        ),
+        (
+            "a long id",
+            good.replace(r#""a","#, &format!(r#""{}","#, "x".repeat(600))),
+            &["line 1", "`custom_id`: has 600 bytes"],
+        ),
     ];
     for (what, text, words) in cases {
         fs::write(dir.path().join("in.jsonl"), text).expect("written");

@@ -226,9 +226,9 @@ impl Permit {
     }
 
     /// Reports that the provider did what the call asked for, or refused it for a fault of the request.
-    pub(crate) fn served(&self) {
+    pub(crate) fn served(&self, now: Instant) {
         if let Some(model) = self.account.ledger().models.get_mut(&self.model) {
-            model.unexplained.succeeded();
+            model.unexplained.succeeded(now);
         }
     }
 

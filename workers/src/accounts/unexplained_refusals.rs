@@ -12,7 +12,7 @@
 //! - If a call of another job succeeded since its refusal, the job is at fault, and its second refusal ends it.
 //! - If [`LEAST_JOBS`] jobs in a row got the same refusal, the account is at fault. The model cools there, longer each time,
 //!   and all these jobs wait. A probe shows when the account serves again. One refusal suffices if only the address can be
-//!   the reason.
+//!   the reason, and no call has succeeded in the last minute.
 //! - If fewer jobs were called, nothing is known. The second refusal ends the job.
 //!
 //! # Invariants
@@ -31,6 +31,8 @@ use super::circuit::CallOrigin;
 const LEAST_JOBS: usize = 3;
 /// Number of refused jobs that are remembered.
 const MAX_REMEMBERED_JOBS: usize = 64;
+/// Age at which a success no longer shows that the address is right.
+const LATELY: Duration = Duration::from_secs(60);
 /// The first cooldown. It doubles with each further one, up to the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(60);
 const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
@@ -64,8 +66,9 @@ pub(super) struct UnexplainedRefusals {
     row: Vec<CallOrigin>,
     /// The refusal that they got, as a number.
     kind: u64,
-    /// The number of calls that succeeded.
+    /// The number of calls that succeeded, and the time of the last one.
     successes: u64,
+    last_success: Option<Instant>,
     /// The number of cooldowns since the last success, and the end of the last one.
     cooldowns: u32,
     cooled_until: Option<Instant>,
@@ -73,8 +76,9 @@ pub(super) struct UnexplainedRefusals {
 
 impl UnexplainedRefusals {
     /// Notes that a call succeeded.
-    pub(super) fn succeeded(&mut self) {
+    pub(super) fn succeeded(&mut self, now: Instant) {
         self.successes += 1;
+        self.last_success = Some(now);
         self.row.clear();
         self.cooldowns = 0;
         self.cooled_until = None;
@@ -98,7 +102,8 @@ impl UnexplainedRefusals {
         if !self.row.contains(&origin) && self.row.len() < MAX_REMEMBERED_JOBS {
             self.row.push(origin);
         }
-        if refusal.is_of_address || self.shows_account(teams) {
+        let succeeds = self.last_success.is_some_and(|at| at + LATELY >= now);
+        if (refusal.is_of_address && !succeeds) || self.shows_account(teams) {
             return RefusalJudgement::OfAccount(self.wait(now));
         }
         match before {
@@ -172,7 +177,7 @@ mod tests {
         tokio::time::advance(FIRST_WAIT).await;
         let probe = judged(&mut refusals, &[2]);
         assert_eq!(probe, [RefusalJudgement::OfAccount(2 * FIRST_WAIT)]);
-        refusals.succeeded();
+        refusals.succeeded(Instant::now());
         assert_eq!(judged(&mut refusals, &[5, 3]), [UNKNOWN, OF_JOB]);
     }
 
@@ -180,7 +185,7 @@ mod tests {
     async fn a_job_is_at_fault_if_others_succeed_or_none_is_called() {
         let mut refusals = UnexplainedRefusals::default();
         assert_eq!(judged(&mut refusals, &[1]), [UNKNOWN]);
-        refusals.succeeded();
+        refusals.succeeded(Instant::now());
         assert_eq!(judged(&mut refusals, &[1]), [OF_JOB]);
         let mut alone = UnexplainedRefusals::default();
         assert_eq!(
@@ -209,13 +214,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_redirect_shows_the_account() {
+    async fn one_redirect_shows_the_account_unless_calls_succeed() {
         let mut refusals = UnexplainedRefusals::default();
         let redirect = UnexplainedRefusal {
             is_of_address: true,
             ..KIND
         };
         let judged = refusals.judge(job(1), redirect, 2, Instant::now());
+        assert_eq!(judged, COOLED);
+        refusals.succeeded(Instant::now());
+        let judged = refusals.judge(job(2), redirect, 2, Instant::now());
+        assert_eq!(judged, UNKNOWN);
+        tokio::time::advance(2 * LATELY).await;
+        let judged = refusals.judge(job(3), redirect, 2, Instant::now());
         assert_eq!(judged, COOLED);
     }
 }

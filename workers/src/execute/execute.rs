@@ -262,7 +262,7 @@ fn settle_account(
         Some(class) => class == Class::BadRequest && !outcome.is_unexplained,
     };
     if is_served && is_answered {
-        permit.served();
+        permit.served(now);
     }
     match breaker_failure(outcome) {
         Some(class) => permit.record_failure(class, now),
