@@ -7,7 +7,10 @@ pub mod input_text;
 pub mod run;
 
 mod completions;
+mod kept_answers;
 pub mod output;
+mod ownership;
+mod paid_again;
 
 pub mod bill;
 pub mod failures;

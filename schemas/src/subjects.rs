@@ -261,6 +261,11 @@ impl Names {
         )
     }
 
+    /// Returns the beginning of the subjects of a team's completions. A batch and an id follow.
+    pub fn completion_prefix(&self, team: &str) -> String {
+        format!("{}.completions.{team}.", self.prefix)
+    }
+
     /// Returns the filter for every completion's subject.
     pub fn all_completions(&self) -> String {
         format!("{}.completions.>", self.prefix)

@@ -18,6 +18,8 @@ use tracing::warn;
 use crate::batch::input::Batch;
 use crate::nats::connection::Connection;
 
+/// The time to wait for a completion that should be in the stream.
+pub(crate) const COMPLETION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause before the stream is read again.
 const REREAD_PAUSE: Duration = Duration::from_millis(500);
 
@@ -156,6 +158,20 @@ impl BatchCompletions {
     }
 }
 
+/// Returns the number of completions of a batch in the stream.
+///
+/// # Errors
+/// Returns an error when the stream cannot be read.
+pub(crate) async fn stored(
+    connection: &Connection,
+    team: &str,
+    batch: &str,
+) -> anyhow::Result<u64> {
+    let filter = connection.names.completions_of(team, Some(batch));
+    let (_, _, stored) = subscribe(connection, &filter).await?;
+    Ok(stored)
+}
+
 async fn created(connection: &Connection) -> anyhow::Result<[i64; 2]> {
     let mut created = [0; 2];
     let names = [
@@ -215,7 +231,7 @@ async fn opened_message(
     Ok(Some(found(completion, headers, (hidden.sequence, pending))))
 }
 
-fn found(
+pub(crate) fn found(
     completion: Completion,
     headers: Option<&HeaderMap>,
     (sequence, pending): (u64, u64),

@@ -22,6 +22,8 @@ const MAX_SHOWN: usize = 10;
 pub struct Batch {
     /// Its name. A second run of the same file has the same name, and so is the same batch.
     pub name: String,
+    /// True if the name is derived from the lines, so that the same name means the same requests.
+    pub is_derived: bool,
     /// Its team.
     pub team: String,
     /// Its lines, in input order.
@@ -261,6 +263,7 @@ impl Batch {
         if problems.is_empty() {
             return Ok(Self {
                 name,
+                is_derived: choices.name.is_none(),
                 team: choices.team.clone(),
                 lines,
             });

@@ -3,18 +3,16 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use forebay_schemas::completion::output_line_id;
 use forebay_schemas::{Completion, Status};
 use rustix::fs::{FlockOperation, flock};
-use serde::Deserialize;
 
-use crate::batch::input::Batch;
 use crate::batch::input_text::STANDARD_STREAM;
+use crate::batch::ownership::{OwnLines, refuse_other_files};
 use crate::process::private_files;
 
 /// The paths of the output files.
@@ -60,6 +58,8 @@ fn is_standard(path: &Path) -> bool {
 pub struct BatchOutput {
     output: OutputPart,
     errors: OutputPart,
+    /// True if OUT and ERR may be overwritten whatever they have.
+    force: bool,
     failed: usize,
     /// The index of the line that is written next.
     next: usize,
@@ -85,21 +85,14 @@ struct PartialFile {
 }
 
 impl BatchOutput {
-    /// Opens the partial files. The lines that an earlier run wrote into them are written again
-    /// from the stream.
+    /// Opens the partial files and locks them. Nothing is written before [`BatchOutput::claim`].
     ///
-    /// Never changes anything but plain files of this batch. With `force`, OUT and ERR may belong
-    /// to something else.
+    /// With `force`, OUT and ERR may be any plain files. A partial file is always one of a batch.
     ///
     /// # Errors
     /// Returns an error when a file cannot be written, is written by another run, is the input, or
-    /// belongs to something else.
-    pub fn open(
-        input: &Path,
-        files: OutputFiles,
-        batch: &Batch,
-        force: bool,
-    ) -> anyhow::Result<Self> {
+    /// is no output of a batch.
+    pub fn open(input: &Path, files: &OutputFiles, force: bool) -> anyhow::Result<Self> {
         let outputs = [&files.output, &files.errors].map(|path| match is_standard(path) {
             true => Ok(None),
             false => destination(path).map(Some),
@@ -121,16 +114,11 @@ impl BatchOutput {
                 );
             }
         }
-        let own_ids: HashSet<_> = batch
-            .lines
-            .iter()
-            .map(|line| output_line_id(&batch.identity(line)))
-            .collect();
         for output in outputs.iter().flatten() {
             if !force {
-                refuse_foreign(output, &own_ids)?;
+                refuse_other_files(output)?;
             }
-            refuse_foreign(&partial(output), &own_ids)?;
+            refuse_other_files(&partial(output))?;
         }
         let [output, errors] = outputs.map(|output| match output {
             Some(path) => PartialFile::open(path).map(OutputPart::File),
@@ -140,10 +128,51 @@ impl BatchOutput {
         Ok(Self {
             output,
             errors,
+            force,
             failed: 0,
             next: 0,
             early: BTreeMap::new(),
         })
+    }
+
+    /// Takes the files for a batch. The lines that an earlier run wrote into the partial files are
+    /// written again. Returns the indices of the lines that succeeded in an earlier run.
+    ///
+    /// # Errors
+    /// Returns an error when a file has lines of another batch or cannot be written. Nothing is
+    /// changed then.
+    pub(crate) fn claim(&self, lines: &OwnLines) -> anyhow::Result<HashSet<usize>> {
+        let mut written = HashSet::new();
+        for (part, has_answers) in [(&self.output, true), (&self.errors, false)] {
+            let OutputPart::File(part) = part else {
+                continue;
+            };
+            let whole = lines.of_file(&part.path);
+            let whole = if self.force {
+                whole.unwrap_or_default()
+            } else {
+                whole?
+            };
+            let partial = lines.of_file(&part.partial)?;
+            if has_answers {
+                written.extend(whole.into_iter().chain(partial));
+            }
+        }
+        for part in [&self.output, &self.errors] {
+            if let OutputPart::File(part) = part {
+                let emptied = part.file.get_ref().set_len(0);
+                emptied.with_context(|| format!("{} cannot be written", part.partial.display()))?;
+            }
+        }
+        Ok(written)
+    }
+
+    /// Returns the name of OUT.
+    pub(crate) fn name(&self) -> String {
+        match &self.output {
+            OutputPart::File(part) => part.path.display().to_string(),
+            OutputPart::Standard => "the standard output".to_owned(),
+        }
     }
 
     /// Takes the completion of the line with this index.
@@ -255,7 +284,6 @@ impl PartialFile {
                 path.display()
             );
         }
-        file.set_len(0).with_context(failed)?;
         Ok(Self {
             path,
             partial,
@@ -319,36 +347,6 @@ fn destination(path: &Path) -> anyhow::Result<PathBuf> {
             Ok(folder.join(name))
         }
     }
-}
-
-/// Refuses a file that does not belong to this batch. Each of its lines must be the answer to a
-/// line of the batch, except for one that was cut off.
-fn refuse_foreign(path: &Path, own_ids: &HashSet<String>) -> anyhow::Result<()> {
-    #[derive(Deserialize)]
-    struct NamedLine {
-        id: String,
-    }
-    let file = match fs::metadata(path) {
-        Ok(found) if found.is_file() => File::open(path),
-        Ok(_) => bail!("{} is not a plain file", path.display()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => Err(error),
-    };
-    let file = file.with_context(|| format!("{} cannot be read", path.display()))?;
-    for line in BufReader::new(file).split(b'\n') {
-        let line = line.with_context(|| format!("{} cannot be read", path.display()))?;
-        let is_own = match serde_json::from_slice::<NamedLine>(&line) {
-            Ok(named) => own_ids.contains(&named.id),
-            Err(_) => line.starts_with(b"{\"id\":\"batch_req_"),
-        };
-        if !is_own {
-            bail!(
-                "{} is there and is not this batch's output; name another file, or overwrite an output with --force",
-                path.display()
-            );
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

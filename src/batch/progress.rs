@@ -74,6 +74,16 @@ impl RunProgress {
         self.note = waits.join(", ");
     }
 
+    /// Prints a line on stderr, also where no progress is shown.
+    pub fn say(&self, text: &str) {
+        let print = || writeln!(std::io::stderr(), "{text}");
+        // If stderr is closed, nothing is shown.
+        let _ = match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        };
+    }
+
     /// Sets a note that is shown at the end of the line.
     pub fn note(&mut self, note: String) {
         self.note = note;

@@ -17,9 +17,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::batch::completions::{BatchCompletions, FoundCompletion};
+use crate::batch::completions::{self, BatchCompletions, COMPLETION_TIMEOUT, FoundCompletion};
 use crate::batch::input::{Batch, BatchLine};
+use crate::batch::kept_answers::KeptAnswers;
 use crate::batch::output::{BatchOutput, OutputFiles};
+use crate::batch::ownership::OwnLines;
+use crate::batch::paid_again;
 use crate::batch::progress::RunProgress;
 use crate::batch::totals::{RunOutcome, RunTotals};
 use crate::batch::trial::{TRIAL_LINES, Trial, TrialError};
@@ -35,8 +38,6 @@ const MAX_LARGE_PUBLISHES: usize = 1;
 const PUBLISH_RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// The interval of requests for the state of the worker.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// The time to wait for a completion that should be in the stream.
-const COMPLETION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time to wait for accounts that no call has ever reached.
 const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -49,6 +50,10 @@ pub struct RunChoices {
     pub retry_failed: bool,
     /// True if all lines are sent although the first ones fail alike.
     pub keep_going: bool,
+    /// True if all lines are called although other batches have answers to the same requests.
+    pub fresh: bool,
+    /// True if lines may be called again whose answers are no longer kept.
+    pub pay_again: bool,
 }
 
 /// Runs a batch to its end, or until `stop`. It stops too if its first lines all fail with the same error.
@@ -58,15 +63,25 @@ pub struct RunChoices {
 /// when no account of a pool can serve it any more.
 pub async fn run(
     connection: &Connection,
-    batch: Batch,
+    mut batch: Batch,
     choices: RunChoices,
     output: BatchOutput,
     progress: RunProgress,
     stop: &CancellationToken,
 ) -> Result<RunOutcome, Error> {
+    let unreachable = |error: anyhow::Error| Error::Unreachable(error);
+    let kept = if choices.fresh {
+        let name = fresh_name(connection, &batch).await;
+        batch.name = name.map_err(unreachable)?;
+        KeptAnswers::default()
+    } else {
+        let kept = KeptAnswers::find(connection, &batch).await;
+        kept.map_err(unreachable)?
+    };
+    let own_lines = OwnLines::new(&batch, &kept);
+    let written = output.claim(&own_lines).map_err(Error::Usage)?;
     let batch = Arc::new(batch);
     let mut state = BatchRun::new(Arc::clone(&batch), choices, output, progress);
-    let unreachable = |error: anyhow::Error| Error::Unreachable(error);
     let mut completions = BatchCompletions::open(connection, &batch)
         .await
         .map_err(unreachable)?;
@@ -74,6 +89,14 @@ pub async fn run(
         caught_up = state.catch_up(&mut completions) => caught_up.map_err(Error::Usage)?,
         () = stop.cancelled() => return Ok(RunOutcome::Interrupted(state.interrupted())),
     }
+    state.take_kept(kept).map_err(Error::Usage)?;
+    let lost = state.recall(connection, &written).await;
+    let lost = lost.map_err(Error::Usage)?;
+    if lost > 0 && !choices.pay_again {
+        let asked = paid_again::confirm(lost, &state.output.name()).await;
+        asked.map_err(Error::Usage)?;
+    }
+    state.done_before = state.totals.done();
     let publish_unanswered = |state: &BatchRun| {
         publish_all(
             connection.clone(),
@@ -111,6 +134,25 @@ pub async fn run(
         }
     }
     state.finish().map(RunOutcome::Done).map_err(Error::Usage)
+}
+
+/// Returns the first of the names NAME, NAME-2, NAME-3 … whose batch is not answered to its end. A name that a person gave
+/// stays.
+async fn fresh_name(connection: &Connection, batch: &Batch) -> anyhow::Result<String> {
+    if !batch.is_derived {
+        return Ok(batch.name.clone());
+    }
+    let names = (1..).map(|number| match number {
+        1 => batch.name.clone(),
+        _ => format!("{}-{number}", batch.name),
+    });
+    for name in names {
+        let answered = completions::stored(connection, &batch.team, &name).await?;
+        if answered < batch.lines.len() as u64 {
+            return Ok(name);
+        }
+    }
+    anyhow::bail!("there is no free name for the batch")
 }
 
 /// Publishes lines: first some for a trial, and the others once that is over. Lines that the server refuses for now are
@@ -219,6 +261,7 @@ impl BatchRun {
             .map(|(index, line)| (line.id.clone(), index))
             .collect();
         let totals = RunTotals {
+            batch: batch.name.clone(),
             lines: batch.lines.len(),
             ..RunTotals::default()
         };
@@ -252,8 +295,57 @@ impl BatchRun {
             self.take(&found)?;
             pending = found.pending;
         }
-        self.done_before = self.totals.done();
         Ok(())
+    }
+
+    /// Takes the answers of other batches, after saying so.
+    fn take_kept(&mut self, kept: KeptAnswers) -> anyhow::Result<()> {
+        if kept.answers.is_empty() {
+            return Ok(());
+        }
+        let (answers, lines) = (kept.answers.len(), self.totals.lines);
+        let batches: Vec<_> = kept.batches.into_keys().collect();
+        for found in &kept.answers {
+            self.last_before = self.last_before.max(found.sequence);
+            self.take(found)?;
+        }
+        self.progress.say(&format!(
+            "{answers} of {lines} lines are answered already, in batch {}: these answers are used, and {} lines are called \
+             (--fresh calls all)",
+            batches.join(", "),
+            lines - self.totals.done()
+        ));
+        Ok(())
+    }
+
+    /// Takes the answers that the worker's store has to lines that an earlier run had written. Returns the number of these
+    /// lines that have no answer any more.
+    async fn recall(
+        &mut self,
+        connection: &Connection,
+        written: &HashSet<usize>,
+    ) -> anyhow::Result<usize> {
+        let batch = Arc::clone(&self.batch);
+        if !batch.is_derived {
+            return Ok(self.without_answer(written));
+        }
+        let lines = written.iter().map(|index| &batch.lines[*index]);
+        let lost: Vec<_> = lines
+            .filter(|line| !self.answered.contains(&line.id))
+            .collect();
+        for found in paid_again::stored_answers(connection, &batch, &lost).await {
+            self.take(&found)?;
+        }
+        Ok(self.without_answer(written))
+    }
+
+    /// Returns the number of these lines that have no answer yet.
+    fn without_answer(&self, indices: &HashSet<usize>) -> usize {
+        let is_lost = |index: &&usize| {
+            let line = &self.batch.lines[**index];
+            !self.answered.contains(&line.id)
+        };
+        indices.iter().filter(is_lost).count()
     }
 
     /// Returns the error with which all lines of the trial failed, if others are left.
@@ -424,6 +516,6 @@ pub fn prepare(
     force: bool,
 ) -> anyhow::Result<(Batch, BatchOutput)> {
     let batch = Batch::parse(input, text, choices)?;
-    let output = BatchOutput::open(input, files, &batch, force)?;
+    let output = BatchOutput::open(input, &files, force)?;
     Ok((batch, output))
 }

@@ -18,6 +18,8 @@ pub enum RunOutcome {
 /// Number of lines by their end, and what they cost.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunTotals {
+    /// The batch's name.
+    pub batch: String,
     /// Number of lines.
     pub lines: usize,
     /// Number of lines with an answer.

@@ -84,6 +84,8 @@ pub(super) async fn demo(global: &GlobalOptions, _: Args) -> Result<u8, Error> {
                 lane: Lane::Normal,
                 retry_failed: false,
                 keep_going: false,
+                fresh: false,
+                pay_again: false,
             },
             output,
             progress,

@@ -65,6 +65,12 @@ pub(super) struct Args {
     /// Send all lines, although the first 20 fail with the same error.
     #[arg(long)]
     keep_going: bool,
+    /// Call all lines, although other batches have answers to the same requests.
+    #[arg(long)]
+    fresh: bool,
+    /// Call lines again and pay for them again whose answers are no longer kept.
+    #[arg(long)]
+    pay_again: bool,
     /// Overwrite an output file that is not this batch's.
     #[arg(long)]
     force: bool,
@@ -102,7 +108,6 @@ pub(super) async fn run(global: &GlobalOptions, args: Args) -> Result<u8, Error>
         prepared.map_err(Error::Usage)
     };
     let (batch, output) = prepare()?;
-    let name = batch.name.clone();
     // Everything that can be refused without starting a worker is refused here.
     let has_own_server = config.nats.url.is_none();
     if has_own_server && config.serves_anything() {
@@ -126,7 +131,7 @@ pub(super) async fn run(global: &GlobalOptions, args: Args) -> Result<u8, Error>
         .await
     })
     .await?;
-    report(global, &name, &files, ended)
+    report(global, &files, ended)
 }
 
 fn refuse_unknown_team(problem: Option<String>) -> Result<(), Error> {
@@ -181,6 +186,8 @@ async fn check_and_run(
             lane: args.lane,
             retry_failed: args.retry_failed,
             keep_going: args.keep_going,
+            fresh: args.fresh,
+            pay_again: args.pay_again,
         },
         output,
         progress,
@@ -189,12 +196,7 @@ async fn check_and_run(
     .await
 }
 
-fn report(
-    global: &GlobalOptions,
-    name: &str,
-    files: &OutputFiles,
-    ended: RunOutcome,
-) -> Result<u8, Error> {
+fn report(global: &GlobalOptions, files: &OutputFiles, ended: RunOutcome) -> Result<u8, Error> {
     let (interrupted, totals, stopped_by) = match ended {
         RunOutcome::Done(totals) => (false, totals, None),
         RunOutcome::Interrupted(totals) => (true, totals, None),
@@ -202,6 +204,7 @@ fn report(
     };
     let done = totals.done();
     let RunTotals {
+        batch: name,
         lines,
         succeeded,
         failed,
@@ -232,9 +235,9 @@ fn report(
                 "batch {name}: interrupted with {done} of {lines} lines done; run the same command again to go on"
             )]
         } else if let Some(error) = &stopped_by {
-            stopped(name, error, (failed, lines - done))
+            stopped(&name, error, (failed, lines - done))
         } else {
-            ended_lines(name, files, (succeeded, failed, lines), &failures)
+            ended_lines(&name, files, (succeeded, failed, lines), &failures)
         };
         text.push(cost.to_string());
         text.iter().for_each(|line| print_line(line));

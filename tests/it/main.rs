@@ -46,6 +46,7 @@ mod refusals;
 mod replies;
 mod roles;
 mod run_command;
+mod run_edited;
 mod run_files;
 mod saved_state;
 mod services;

@@ -127,7 +127,7 @@ async fn retry_failed_calls_only_the_failed_lines_again() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
     let provider = provider(&accounts, "error=0.4,malformed=0.4").await;
     let dir = configuration(&provider)
-        .config("[call]\nattempts = 1\n")
+        .config("[call]\nattempts = 1\npatience = { normal = \"1ms\" }\n")
         .write();
     input(dir.path(), "in.jsonl", 10, "hello");
     let first = run(dir.path(), &RUN).await;
