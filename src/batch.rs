@@ -11,6 +11,8 @@ mod kept_answers;
 pub mod output;
 mod ownership;
 mod paid_again;
+mod pool_watch;
+mod publishing;
 
 pub mod bill;
 pub mod failures;

@@ -22,6 +22,9 @@ pub fn is_object_of(object: &str, team: &str) -> bool {
             .is_some_and(|rest| rest.starts_with('/'))
 }
 
+/// The last token of the subject of a rejection.
+pub const REJECTED: &str = ".rejected";
+
 /// Encodes an id as one subject token: bytes outside `[A-Za-z0-9_-]` become `%XX`. If that is
 /// longer than 128 bytes, the token is `%sha256-` and the SHA-256 of the id in hex. Every `%` of an
 /// encoded id is followed by two upper-case hex digits, so the two forms cannot collide.
@@ -259,6 +262,16 @@ impl Names {
             self.prefix,
             encode_id(id)
         )
+    }
+
+    /// Returns the subject on which a request is rejected whose identity is another's.
+    pub fn rejection(&self, team: &str, batch: Option<&str>, id: &str) -> String {
+        self.completion(team, batch, id) + REJECTED
+    }
+
+    /// Returns the filter for the rejections of a batch.
+    pub fn rejections_of(&self, team: &str, batch: &str) -> String {
+        self.completions_of(team, Some(batch)) + REJECTED
     }
 
     /// Returns the beginning of the subjects of a team's completions. A batch and an id follow.

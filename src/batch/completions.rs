@@ -9,6 +9,7 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use forebay_schemas::Completion;
 use forebay_schemas::header::FINGERPRINT_HEADER;
+use forebay_schemas::subjects::REJECTED;
 use forebay_workers::queue;
 use forebay_workers::queue::jetstream::CompletionTags;
 use futures::StreamExt;
@@ -33,12 +34,14 @@ pub(crate) struct FoundCompletion {
     pub(crate) sequence: u64,
     /// Number of the batch's completions behind it in the stream.
     pub(crate) pending: u64,
+    /// True if it rejects a request whose identity is another's. The identity's own completion is another one.
+    pub(crate) is_rejection: bool,
 }
 
 /// The completions of a batch, beginning with those in the stream.
 pub(crate) struct BatchCompletions {
     connection: Connection,
-    filter: String,
+    filters: Vec<String>,
     messages: Ordered,
     tags: CompletionTags,
     /// True if the stream must be read again.
@@ -57,14 +60,16 @@ impl BatchCompletions {
     /// # Errors
     /// Returns an error when the stream cannot be read.
     pub(crate) async fn open(connection: &Connection, batch: &Batch) -> anyhow::Result<Self> {
-        let filter = connection
-            .names
-            .completions_of(&batch.team, Some(&batch.name));
+        let names = &connection.names;
+        let filters = vec![
+            names.completions_of(&batch.team, Some(&batch.name)),
+            names.rejections_of(&batch.team, &batch.name),
+        ];
         let created = created(connection).await?;
-        let (messages, tags, stored) = subscribe(connection, &filter).await?;
+        let (messages, tags, stored) = subscribe(connection, &filters).await?;
         Ok(Self {
             connection: connection.clone(),
-            filter,
+            filters,
             messages,
             tags,
             is_lost: false,
@@ -82,7 +87,7 @@ impl BatchCompletions {
         loop {
             if self.is_lost {
                 tokio::time::sleep(REREAD_PAUSE).await;
-                let Ok((messages, tags, _)) = subscribe(&self.connection, &self.filter).await
+                let Ok((messages, tags, _)) = subscribe(&self.connection, &self.filters).await
                 else {
                     continue;
                 };
@@ -148,7 +153,7 @@ impl BatchCompletions {
         if created == self.created {
             return false;
         }
-        let Ok((messages, tags, _)) = subscribe(&self.connection, &self.filter).await else {
+        let Ok((messages, tags, _)) = subscribe(&self.connection, &self.filters).await else {
             return false;
         };
         (self.messages, self.tags) = (messages, tags);
@@ -168,7 +173,7 @@ pub(crate) async fn stored(
     batch: &str,
 ) -> anyhow::Result<u64> {
     let filter = connection.names.completions_of(team, Some(batch));
-    let (_, _, stored) = subscribe(connection, &filter).await?;
+    let (_, _, stored) = subscribe(connection, &[filter]).await?;
     Ok(stored)
 }
 
@@ -186,10 +191,10 @@ async fn created(connection: &Connection) -> anyhow::Result<[i64; 2]> {
     Ok(created)
 }
 
-/// Returns the completions on `filter`, what distinguishes them from other messages, and their number in the stream.
+/// Returns the completions on `filters`, what distinguishes them from other messages, and their number in the stream.
 async fn subscribe(
     connection: &Connection,
-    filter: &str,
+    filters: &[String],
 ) -> anyhow::Result<(Ordered, CompletionTags, u64)> {
     let unreadable = "the stream of completions cannot be read";
     let name = connection.names.completions_stream();
@@ -197,7 +202,7 @@ async fn subscribe(
     let stream = stream.context(unreadable)?;
     let tags = CompletionTags::of_metadata(&stream.cached_info().config.metadata);
     let config = OrderedConfig {
-        filter_subject: filter.to_owned(),
+        filter_subjects: filters.to_vec(),
         // If a line was called again, the last answer counts.
         deliver_policy: DeliverPolicy::LastPerSubject,
         ..OrderedConfig::default()
@@ -220,7 +225,12 @@ async fn opened_message(
     let (subject, headers) = (message.subject.as_str(), message.headers.as_ref());
     if tags.is_own(subject, headers, &message.payload, sequence) {
         let completion = connection.open_message(message).await?;
-        return Ok(Some(found(completion, headers, (sequence, pending))));
+        let found = found(completion, headers, (sequence, pending));
+        let is_rejection = subject.ends_with(REJECTED);
+        return Ok(Some(FoundCompletion {
+            is_rejection,
+            ..found
+        }));
     }
     let Some(hidden) = connection.queue().own_completion(subject).await? else {
         return Ok(None);
@@ -242,5 +252,6 @@ pub(crate) fn found(
         fingerprint: fingerprint.map(|value| value.as_str().to_owned()),
         sequence,
         pending,
+        is_rejection: false,
     }
 }

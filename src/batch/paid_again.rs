@@ -50,13 +50,14 @@ async fn stored_answer(
         fingerprint: None,
         sequence: 0,
         pending: 0,
+        is_rejection: false,
     })
 }
 
 /// Asks a person at a terminal whether `lines` lines are called again.
 ///
 /// # Errors
-/// Returns an error that says why they would be paid for again, and how to allow it, if nobody is asked or the answer is no.
+/// Returns an error without a terminal, or if the answer is no. It says why they would be paid for again.
 pub(crate) async fn confirm(lines: usize, output: &str) -> anyhow::Result<()> {
     let what = match lines {
         1 => "1 line has an answer".to_owned(),

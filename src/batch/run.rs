@@ -6,16 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
-use async_nats::HeaderMap;
 use bytes::Bytes;
-use forebay_schemas::header::REVISION_HEADER;
-use forebay_schemas::{Flow, Lane, Status};
-use futures::{StreamExt, TryStreamExt};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use forebay_schemas::{Lane, Status};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use crate::batch::completions::{self, BatchCompletions, COMPLETION_TIMEOUT, FoundCompletion};
 use crate::batch::input::{Batch, BatchLine};
@@ -23,23 +16,16 @@ use crate::batch::kept_answers::KeptAnswers;
 use crate::batch::output::{BatchOutput, OutputFiles};
 use crate::batch::ownership::OwnLines;
 use crate::batch::paid_again;
+use crate::batch::pool_watch::PoolWatch;
 use crate::batch::progress::RunProgress;
+use crate::batch::publishing::publish_all;
 use crate::batch::totals::{RunOutcome, RunTotals};
-use crate::batch::trial::{TRIAL_LINES, Trial, TrialError};
-use crate::control::messages::{AccountReport, AccountsReport};
+use crate::batch::trial::{Trial, TrialError};
+use crate::control::messages::AccountsReport;
 use crate::nats::connection::{Connection, Error};
 
-/// Maximum number of publishes that await their acknowledgement.
-const MAX_PUBLISHES: usize = 256;
-/// Maximum number of lines in publication that are too large for a message. Each first checks for
-/// room in the object store, and a rejected one would leave its parts there.
-const MAX_LARGE_PUBLISHES: usize = 1;
-/// The pause before a refused publish is repeated.
-const PUBLISH_RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// The interval of requests for the state of the worker.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// The time to wait for accounts that no call has ever reached.
-const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The choices of a person for a run.
 #[derive(Debug, Clone, Copy)]
@@ -155,77 +141,6 @@ async fn fresh_name(connection: &Connection, batch: &Batch) -> anyhow::Result<St
     anyhow::bail!("there is no free name for the batch")
 }
 
-/// Publishes lines: first some for a trial, and the others once that is over. Lines that the server refuses for now are
-/// published again later.
-async fn publish_all(
-    connection: Connection,
-    batch: Arc<Batch>,
-    lane: Lane,
-    lines: Vec<(BatchLine, u32)>,
-    trial_is_over: CancellationToken,
-) -> anyhow::Result<()> {
-    let large = Semaphore::new(MAX_LARGE_PUBLISHES);
-    let when_sendable = |(index, line)| {
-        let trial_is_over = trial_is_over.clone();
-        async move {
-            if index >= TRIAL_LINES {
-                trial_is_over.cancelled().await;
-            }
-            line
-        }
-    };
-    futures::stream::iter(lines.into_iter().enumerate())
-        .then(when_sendable)
-        .map(|line| publish(&connection, &batch, lane, line, &large))
-        .buffered(MAX_PUBLISHES)
-        .try_for_each(|()| async { Ok(()) })
-        .await
-}
-
-async fn publish(
-    connection: &Connection,
-    batch: &Batch,
-    lane: Lane,
-    (line, revision): (BatchLine, u32),
-    large: &Semaphore,
-) -> anyhow::Result<()> {
-    let mut headers = HeaderMap::new();
-    if revision > 1 {
-        headers.insert(REVISION_HEADER, revision.to_string());
-    }
-    let flow = Flow {
-        pool: line.pool.clone(),
-        team: batch.team.clone(),
-        lane,
-    };
-    let subject = connection.names.job(&flow);
-    let mut warned = false;
-    loop {
-        let published = async {
-            let _turn = match connection.is_large(line.size()) {
-                true => Some(large.acquire().await?),
-                false => None,
-            };
-            let message = batch.message(&line);
-            let message = connection
-                .enclose(&batch.identity(&line), message, &mut headers)
-                .await?;
-            connection.publish_job(&subject, &headers, message).await?;
-            anyhow::Ok(())
-        };
-        match published.await {
-            Ok(()) => return Ok(()),
-            Err(error) => {
-                if !warned {
-                    warn!("a job cannot be published yet: {error:#}");
-                    warned = true;
-                }
-                tokio::time::sleep(PUBLISH_RETRY_PAUSE).await;
-            }
-        }
-    }
-}
-
 /// The state of a run.
 struct BatchRun {
     batch: Arc<Batch>,
@@ -241,8 +156,7 @@ struct BatchRun {
     totals: RunTotals,
     /// Number of lines that were answered before this run.
     done_before: usize,
-    /// Pools none of whose accounts can be reached, and since when.
-    unreachable: HashMap<String, Instant>,
+    pool_watch: PoolWatch,
     output: BatchOutput,
     progress: RunProgress,
 }
@@ -275,7 +189,7 @@ impl BatchRun {
             last_before: 0,
             totals,
             done_before: 0,
-            unreachable: HashMap::new(),
+            pool_watch: PoolWatch::default(),
             output,
             progress,
         }
@@ -375,6 +289,7 @@ impl BatchRun {
             completion,
             fingerprint,
             sequence,
+            is_rejection,
             ..
         } = found;
         let id = &completion.id;
@@ -385,8 +300,9 @@ impl BatchRun {
         // A line without a final answer from an earlier run is published again. With
         // `retry_failed`, so is a failed line.
         let failed = self.retry_failed && completion.status != Status::Succeeded;
-        let is_ignored = *sequence <= self.last_before && (!completion.is_final() || failed);
-        if is_ignored && failed {
+        let is_ignored =
+            *sequence <= self.last_before && (*is_rejection || !completion.is_final() || failed);
+        if is_ignored && failed && !is_rejection {
             let next_revision = completion.revision.saturating_add(1);
             self.revisions.insert(id.clone(), next_revision);
         }
@@ -432,55 +348,11 @@ impl BatchRun {
             return Ok(());
         };
         let pools = self.batch.pools();
-        let used: Vec<_> = report
-            .pools
-            .iter()
-            .filter(|(name, _)| pools.contains_key(name.as_str()))
-            .collect();
-        for (pool, names) in &used {
-            let is_of_pool = |account: &&AccountReport| names.contains(&account.name);
-            let accounts = report.accounts.iter();
-            let accounts: Vec<_> = accounts.filter(is_of_pool).collect();
-            if are_all(&accounts, AccountReport::is_shut) {
-                return Err(Error::Unreachable(anyhow!(
-                    "no account serves pool `{pool}` any more ({}); mend that and run the same command again to go on",
-                    reasons(&accounts)
-                )));
-            }
-            self.give_up_unreachable(pool, &accounts)?;
-        }
-        let used_names: HashSet<_> = used.iter().flat_map(|(_, names)| names).collect();
-        let is_used = |account: &&AccountReport| used_names.contains(&account.name);
-        let accounts = report.accounts.iter();
-        let accounts = accounts.filter(is_used).cloned();
-        self.progress.sample(accounts.collect());
+        let has_progress = self.totals.done() > self.done_before;
+        let accounts = self.pool_watch.check(&report, &pools, has_progress)?;
+        self.progress.sample(accounts);
         self.progress.show(&self.totals);
         Ok(())
-    }
-
-    /// Ends the run if no call ever reached a pool's accounts: a wrong address is likelier than an
-    /// outage. A later outage is waited out.
-    fn give_up_unreachable(
-        &mut self,
-        pool: &str,
-        accounts: &[&AccountReport],
-    ) -> Result<(), Error> {
-        let unreachable = are_all(accounts, AccountReport::is_unreachable);
-        if !unreachable || self.totals.done() > self.done_before {
-            self.unreachable.remove(pool);
-            return Ok(());
-        }
-        let since = *self
-            .unreachable
-            .entry(pool.to_owned())
-            .or_insert_with(Instant::now);
-        if since.elapsed() < UNREACHABLE_TIMEOUT {
-            return Ok(());
-        }
-        Err(Error::Unreachable(anyhow!(
-            "no account of pool `{pool}` can be reached ({}); mend that and run the same command again to go on",
-            reasons(accounts)
-        )))
     }
 
     fn finish(self) -> anyhow::Result<RunTotals> {
@@ -493,16 +365,6 @@ impl BatchRun {
         self.progress.end(&self.totals);
         self.totals
     }
-}
-
-/// Returns true if there are accounts and all of them have a property.
-fn are_all(accounts: &[&AccountReport], has: fn(&AccountReport) -> bool) -> bool {
-    !accounts.is_empty() && accounts.iter().all(|account| has(account))
-}
-
-fn reasons(accounts: &[&AccountReport]) -> String {
-    let reasons = accounts.iter().flat_map(|account| account.reasons());
-    reasons.collect::<Vec<_>>().join(", ")
 }
 
 /// Reads and checks the input and the output, as far as that is possible without NATS.

@@ -10,6 +10,7 @@
 //! A run first sends [`TRIAL_LINES`] lines. It sends the others once one has succeeded, once their failures differ, or once one
 //! fails that is not the request's fault. If all of them fail with the same error, the run stops and sends nothing more.
 
+use forebay_schemas::completion::CompletionError;
 use forebay_schemas::{Class, Completion, Status};
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,16 @@ pub struct TrialError {
     pub code: String,
     /// The message of the first line.
     pub message: String,
+    /// Its class.
+    class: Class,
+}
+
+impl TrialError {
+    /// Returns true if another line failed alike. Only the first lines of a model that is not allowed have the provider's code.
+    fn is_same(&self, error: &CompletionError) -> bool {
+        let is_same_model = self.class == Class::ModelNotAllowed;
+        self.class == error.class && (is_same_model || self.code == error.code)
+    }
 }
 
 impl Trial {
@@ -61,13 +72,14 @@ impl Trial {
             _ => return self.over.cancel(),
         };
         match &self.error {
-            Some(first) if first.code != error.code => self.over.cancel(),
+            Some(first) if !first.is_same(error) => self.over.cancel(),
             Some(_) => self.failed += 1,
             None => {
                 self.failed = 1;
                 self.error = Some(TrialError {
                     code: error.code.clone(),
                     message: error.message.clone(),
+                    class: error.class,
                 });
             }
         }

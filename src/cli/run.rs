@@ -251,7 +251,7 @@ fn report(global: &GlobalOptions, files: &OutputFiles, ended: RunOutcome) -> Res
 
 /// Says why a batch was stopped after its first lines.
 fn stopped(name: &str, error: &TrialError, (failed, left): (usize, usize)) -> Vec<String> {
-    let TrialError { code, message } = error;
+    let TrialError { code, message, .. } = error;
     vec![
         format!(
             "batch {name}: stopped, since the first {failed} lines all failed with {code}: {message}"

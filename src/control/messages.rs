@@ -108,13 +108,12 @@ pub struct AccountReport {
 }
 
 impl AccountReport {
-    /// Returns true if the account serves nothing until an operator acts: no key is accepted, or no
-    /// model is allowed.
+    /// Returns true if the account serves nothing until an operator acts: no key is accepted, or it
+    /// refuses every job.
     pub fn is_shut(&self) -> bool {
         let is_disabled = |key: &AccessCondition| key.state == "disabled";
         let all_are_disabled = self.keys.iter().all(is_disabled);
-        let refuses = |class| self.all_models_have(class);
-        all_are_disabled || refuses(Class::ModelNotAllowed) || refuses(Class::BadRequest)
+        all_are_disabled || self.all_models_have(Class::BadRequest)
     }
 
     /// Returns true if no call to any of its models reaches the provider.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::program;
 use crate::support::shared_server::accounts;
-use crate::support::{Account, Forebay, chat, control, until};
+use crate::support::{Account, Forebay, chat, control, provider, until};
 
 /// A provider that refuses each call, or serves those whose prompt is not `bad`.
 #[derive(Default)]
@@ -128,4 +128,36 @@ async fn a_run_at_an_address_that_redirects_ends_with_the_place_and_fails_no_lin
         "{output:?}"
     );
     assert!(!dir.path().join("out.errors.jsonl").exists(), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_not_allowed_fails_its_lines_and_holds_up_no_others() {
+    const LINES: usize = 30;
+    const FORBIDDEN: &str = "fail-model_not_allowed";
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = Forebay::limited(&provider, "{ concurrent = 2 }")
+        .pool(FORBIDDEN, FORBIDDEN, &["one"])
+        .write();
+    let line = |(id, model): (usize, &str)| {
+        let body = json!({ "model": model, "messages": [{ "role": "user", "content": "hello" }] });
+        json!({ "custom_id": id.to_string(), "body": body }).to_string()
+    };
+    let models = ["chat", FORBIDDEN].into_iter().cycle().take(2 * LINES);
+    let lines: Vec<_> = models.enumerate().map(line).collect();
+    std::fs::write(dir.path().join("in.jsonl"), lines.join("\n")).expect("written");
+    let output = program::run(dir.path(), &["run", "in.jsonl", "--output", "out.jsonl"]).await;
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(
+        output.stdout.contains("30 of 60 lines succeeded"),
+        "{output:?}"
+    );
+    for words in [
+        "× model_not_found",
+        "× model_not_allowed",
+        "accounts enable one",
+    ] {
+        assert!(output.stdout.contains(words), "{words}: {output:?}");
+    }
+    let calls = provider.calls().len();
+    assert!(calls < 2 * LINES, "{calls} calls");
 }

@@ -691,13 +691,9 @@ async fn lines_that_no_account_could_serve_are_called_again_once_that_is_fixed()
         .write();
     input(dir.path(), "in.jsonl", 30, "hello");
     let output = run(dir.path(), &RUN).await;
-    assert_eq!(output.code, Some(3), "{output:?}");
-    assert!(
-        output
-            .stderr
-            .contains("no account serves pool `gpt-4o-mini`"),
-        "{output:?}"
-    );
+    assert_eq!(output.code, Some(1), "{output:?}");
+    let stopped = "stopped, since the first 20 lines all failed with model_not_";
+    assert!(output.stdout.contains(stopped), "{output:?}");
     assert!(!provider.calls().is_empty());
     let dir = configuration(&provider).in_dir(dir).write();
     let output = run(dir.path(), &RUN).await;

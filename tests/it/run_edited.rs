@@ -137,3 +137,26 @@ async fn an_output_of_another_file_is_not_overwritten() {
     );
     assert_eq!(fs::read(dir.join("out.jsonl")).expect("there"), before);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_corrected_line_of_a_named_batch_is_called_under_its_custom_id() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = configuration(&provider)
+        .pool("fail-bad_request", "fail-bad_request", &["one"])
+        .write();
+    let dir = dir.path();
+    let named = ["--batch", "nightly"];
+    let wrong = line(1, "hello").replace("\"chat\"", "\"fail-bad_request\"");
+    let text = |second: &str| [&line(0, "hello"), second].join("\n");
+    let (output, calls) = run_text(dir, &provider, &text(&wrong), &named).await;
+    assert_eq!((output.code, calls), (Some(1), 2), "{output:?}");
+    assert!(output.stdout.contains("add --retry-failed"), "{output:?}");
+    let corrected = text(&line(1, "hello"));
+    let retry = ["--batch", "nightly", "--retry-failed"];
+    let (output, calls) = run_text(dir, &provider, &corrected, &retry).await;
+    assert_eq!((output.code, calls), (Some(0), 1), "{output:?}");
+    assert_eq!(answers(&dir.join("out.jsonl")).len(), 2);
+    // What succeeded keeps its identity.
+    let (output, calls) = run_text(dir, &provider, &text(&line(1, "other")), &retry).await;
+    assert_eq!((output.code, calls), (Some(2), 0), "{output:?}");
+}

@@ -147,6 +147,8 @@ pub enum Denied {
     UntilRelease,
     /// The call can never be made: it alone is larger than a limit.
     TooLarge,
+    /// The account may not use the model: the provider said so a short while ago.
+    NotAllowed,
     /// The call may not be made until an operator acts. `None` if an operator disabled the account.
     Disabled(Option<Class>),
 }
@@ -162,10 +164,10 @@ impl From<MeterWait> for Denied {
 }
 
 impl Denied {
-    /// Returns true if the denial can end, by itself or by an operator's act. Only a call that is too large waits in
-    /// vain.
+    /// Returns true if a job waits for the end of the denial. A call that is too large waits in vain, and one to a model that
+    /// is not allowed may do so.
     pub(crate) fn is_temporary(self) -> bool {
-        self != Denied::TooLarge
+        !matches!(self, Denied::TooLarge | Denied::NotAllowed)
     }
 }
 
@@ -363,6 +365,13 @@ impl Account {
         let model = ledger.models.get(model);
         let gates = model.map(|model| [model.state.gate(now), model.circuit.gate(now)]);
         gates.is_some_and(|gates| gates.contains(&CallGate::Probe))
+    }
+
+    /// Returns true if the provider said a short while ago that the account may not use `model`.
+    pub(crate) fn refuses_model(&self, model: &str, now: Instant) -> bool {
+        let ledger = self.ledger();
+        let model = ledger.models.get(model);
+        model.is_some_and(|model| model.state.gate(now) == CallGate::NotAllowed)
     }
 
     /// Cools calls to `model`.

@@ -314,6 +314,13 @@ pub trait Queue: Send + Sync + 'static {
         publication: CompletionPublication<'_>,
     ) -> impl Future<Output = Result<PublishOutcome, Error>> + Send;
 
+    /// Publishes the completion of a request that was rejected, since its identity is another's.
+    fn reject(
+        &self,
+        completion: &Completion,
+        traceparent: Option<&str>,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// Returns the message on the subject of an identity's completion; `None` if there is none.
     fn completion(
         &self,

@@ -268,6 +268,7 @@ fn sooner(left: Denied, right: Denied) -> Denied {
         (Denied::Until(at), _) | (_, Denied::Until(at)) => Denied::Until(at),
         (Denied::UntilRelease, _) | (_, Denied::UntilRelease) => Denied::UntilRelease,
         (Denied::Disabled(reason), _) | (_, Denied::Disabled(reason)) => Denied::Disabled(reason),
+        (Denied::NotAllowed, _) | (_, Denied::NotAllowed) => Denied::NotAllowed,
         (Denied::TooLarge, Denied::TooLarge) => Denied::TooLarge,
     }
 }

@@ -70,6 +70,7 @@ pub(super) enum CallGate {
     /// Open, for one call alone.
     Probe,
     Until(Instant),
+    NotAllowed,
     Disabled(Option<Class>),
 }
 
@@ -79,6 +80,7 @@ impl CallGate {
         match self {
             CallGate::Open | CallGate::Probe => Ok(self),
             CallGate::Until(at) => Err(Denied::Until(at)),
+            CallGate::NotAllowed => Err(Denied::NotAllowed),
             CallGate::Disabled(reason) => Err(Denied::Disabled(reason)),
         }
     }
@@ -98,6 +100,10 @@ impl ReadyState {
                     CallGate::Until(next)
                 }
             }
+            ReadyState::Cooling {
+                until,
+                reason: Class::ModelNotAllowed,
+            } if until > now => CallGate::NotAllowed,
             ReadyState::Cooling { until, .. } | ReadyState::Exhausted { until } if until > now => {
                 CallGate::Until(until)
             }

@@ -27,7 +27,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_schemas::{Class, Status};
+use forebay_schemas::{Class, Completion, Status};
 use jiff::Timestamp;
 use tracing::warn;
 
@@ -43,6 +43,7 @@ use crate::outcome::end::JobResult;
 use crate::outcome::outcome::Rejection;
 use crate::queue::Queue;
 use crate::store::results::ResultRecord;
+use crate::until_done::retry_until_done;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
@@ -163,7 +164,8 @@ pub(crate) async fn republish<Q: Queue, U: Upstream>(
     release(state, admitted, &record.completion).await;
 }
 
-/// Rejects a message whose identity belongs to another request: that one has the completion, or will have it.
+/// Rejects a message whose identity belongs to another request: that one has the completion, or will have it. A
+/// subject beside that of the identity gets the rejection.
 pub(crate) async fn conflict<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,
@@ -174,17 +176,30 @@ pub(crate) async fn conflict<Q: Queue, U: Upstream>(
         "the identity {} is that of another request (other pool, url or body); use another id",
         admitted.identity
     );
-    reject(state, admitted, ("id_conflict", message)).await;
+    let completion = set_aside(&mut admitted, ("id_conflict", message));
+    // The identity's own completion stays what it is.
+    retry_until_done("publishing a rejection", || {
+        let traceparent = admitted.delivery.traceparent.as_deref();
+        state.queue.reject(&completion, traceparent)
+    })
+    .await;
+    publish_dead_letter(state, &admitted, &completion).await;
+    release(state, admitted, &completion).await;
 }
 
-/// Rejects a message that cannot have a completion of its own: it leaves a dead letter, and a copy if it asked for one.
+/// Returns the completion of a message that has none of its own.
+fn set_aside(admitted: &mut AdmittedJob, (code, message): Rejection) -> Completion {
+    warn!(identity = %admitted.identity, code, "a message is set aside: {message}");
+    admitted.completion(JobResult::failed(code, message, Class::Rejected))
+}
+
+/// Rejects a message whose subject or origin allows no completion: it leaves a dead letter, and a copy if it asked for one.
 pub(crate) async fn reject<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,
-    (code, message): Rejection,
+    rejection: Rejection,
 ) {
-    warn!(identity = %admitted.identity, code, "a message is set aside: {message}");
-    let completion = admitted.completion(JobResult::failed(code, message, Class::Rejected));
+    let completion = set_aside(&mut admitted, rejection);
     publish_dead_letter(state, &admitted, &completion).await;
     release(state, admitted, &completion).await;
 }

@@ -82,7 +82,7 @@ impl EarliestStart {
             Denied::Until(at) => at,
             // It may be any moment.
             Denied::UntilRelease => now,
-            Denied::TooLarge | Denied::Disabled(_) => return self,
+            Denied::TooLarge | Denied::NotAllowed | Denied::Disabled(_) => return self,
         };
         self.earlier(EarliestStart::At(at))
     }

@@ -277,7 +277,12 @@ fn settle_account(
         return;
     }
     let class = outcome.class.unwrap_or(Class::ServerError);
-    apply(permit, action, outcome.scope, class, now);
+    // Jobs wait for an account that refuses all of them. They do not wait for a model that it may not use.
+    let reason = match outcome.may_be_of_account() {
+        true => Class::BadRequest,
+        false => class,
+    };
+    apply(permit, action, outcome.scope, reason, now);
     permit.account().note_problem(&outcome.message);
     warn!(
         account = permit.account().config().name,

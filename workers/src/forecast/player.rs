@@ -267,7 +267,9 @@ impl ForecastPlayer {
         while let Some(first) = self.lines[line].jobs.pop_front() {
             match self.start(first, line) {
                 Ok(()) => {}
-                Err((_, Denied::TooLarge | Denied::Disabled(_))) => self.forecast.unserved += 1,
+                Err((_, Denied::TooLarge | Denied::NotAllowed | Denied::Disabled(_))) => {
+                    self.forecast.unserved += 1;
+                }
                 Err((first, denied @ (Denied::Until(_) | Denied::UntilRelease))) => {
                     let jobs = &mut self.lines[line].jobs;
                     jobs.push_front(first);

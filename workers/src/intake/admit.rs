@@ -253,13 +253,13 @@ async fn step_of_answered<Q: Queue, U>(
     }
     let is_same_request = record.fingerprint == admitted.fingerprint;
     let completion = &record.completion;
-    if completion.is_final() && !is_same_request {
-        return Some(AdmissionStep::Conflict);
-    }
-    // A failure of an earlier revision does not count for this one.
+    // A failure of an earlier revision does not count for this one, which may be a corrected request.
     let counts = completion.revision >= admitted.revision || completion.status == Status::Succeeded;
     if !counts {
         return None;
+    }
+    if completion.is_final() && !is_same_request {
+        return Some(AdmissionStep::Conflict);
     }
     let is_same_message = record.message.as_deref() == Some(admitted.message_id());
     if completion.is_final() || (is_same_request && is_same_message) {

@@ -22,8 +22,8 @@ const SHORTEST_LIMIT: Duration = Duration::from_millis(50);
 const EXHAUSTION_WITHOUT_HINT: Duration = Duration::from_secs(60 * 60);
 /// Its shortest cooldown: an allowance of a day is not back within the seconds that some providers give as a hint.
 const SHORTEST_EXHAUSTION: Duration = Duration::from_secs(60);
-/// The cooldown of a model that the account may not use.
-const NOT_ALLOWED: Duration = Duration::from_secs(60 * 60);
+/// The cooldown of a model that the account may not use. Jobs that can go nowhere else fail meanwhile.
+const NOT_ALLOWED: Duration = Duration::from_secs(60);
 /// Calls to one target for a job whose answers cannot be read.
 const MAX_MALFORMED: u32 = 2;
 
@@ -428,7 +428,7 @@ mod tests {
                 "again",
                 "the key is disabled until a restart",
             ),
-            (Class::ModelNotAllowed, "elsewhere", "cools for 1h"),
+            (Class::ModelNotAllowed, "elsewhere", "cools for 1m"),
             (Class::Overloaded, "again, counted", "cools for a while"),
             (Class::ServerError, "again, counted", "none"),
             (Class::NetBeforeSend, "again", "cools for a while"),

@@ -354,6 +354,14 @@ impl Queue for JetStreamQueue {
         completions::publish(self, publication).await
     }
 
+    async fn reject(
+        &self,
+        completion: &Completion,
+        traceparent: Option<&str>,
+    ) -> Result<(), Error> {
+        completions::publish_rejection(self, completion, traceparent).await
+    }
+
     async fn completion(&self, identity: &Identity) -> Result<Option<ExistingCompletion>, Error> {
         completions::read(self, identity).await
     }

@@ -303,6 +303,10 @@ impl Queue for SimQueue {
         self.shared.waiting.notify_waiters();
     }
 
+    async fn reject(&self, _: &Completion, _: Option<&str>) -> Result<(), Error> {
+        self.publishable().await
+    }
+
     async fn complete(
         &self,
         publication: CompletionPublication<'_>,

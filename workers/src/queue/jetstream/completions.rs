@@ -175,6 +175,27 @@ pub(super) async fn publish(
     }
 }
 
+/// Publishes the completion of a rejected request on the subject beside that of its identity's completion.
+pub(super) async fn publish_rejection(
+    queue: &JetStreamQueue,
+    completion: &Completion,
+    traceparent: Option<&str>,
+) -> Result<(), Error> {
+    let Identity { team, batch, id } = completion.identity();
+    let subject = queue.names.rejection(&team, batch.as_deref(), &id);
+    let (mut headers, payload) = queue.message(completion, traceparent).await?;
+    let tags = queue.completion_tags().await?;
+    tags.tag(&subject, &mut headers, &payload);
+    match publish_stored(&queue.context, subject, headers, payload).await {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            // The stream may be created again, with another secret.
+            *queue.completion_tags.write() = None;
+            Err(unavailable(error))
+        }
+    }
+}
+
 /// Returns the newest message that Forebay wrote on the subject of an identity's completion; `None` if there is none.
 pub(super) async fn read(
     queue: &JetStreamQueue,
