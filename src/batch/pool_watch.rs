@@ -1,4 +1,4 @@
-//! Whether the pools of a run can still serve it, as the worker's accounts show.
+//! The pools of a run, and the end of the run where no account of one can serve it any more.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;

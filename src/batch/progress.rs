@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use forebay_workers::clock::{Clock as _, SystemClock};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::batch::totals::RunTotals;
@@ -28,6 +30,10 @@ pub struct RunProgress {
     allowed: Option<f64>,
     done_before: Option<usize>,
     note: String,
+    /// True while no call may start for a while, so that the rate until now says nothing about the rest.
+    waits: bool,
+    /// True until the first wait was printed.
+    is_first_wait: bool,
 }
 
 fn progress_bar(lines: usize) -> ProgressBar {
@@ -54,6 +60,8 @@ impl RunProgress {
             allowed: None,
             done_before: None,
             note: String::new(),
+            waits: false,
+            is_first_wait: true,
         }
     }
 
@@ -70,7 +78,12 @@ impl RunProgress {
             .iter()
             .map(|account| account.requests_per_second)
             .sum();
-        let waits: Vec<_> = accounts.iter().flat_map(waits).collect();
+        let now = SystemClock.now();
+        let waits: Vec<_> = accounts
+            .iter()
+            .flat_map(|account| waits(account, now))
+            .collect();
+        self.waits = !waits.is_empty();
         self.note = waits.join(", ");
     }
 
@@ -96,10 +109,16 @@ impl RunProgress {
         if let Some(bar) = &self.bar {
             bar.set_position(totals.done() as u64);
             bar.set_message(self.line(totals));
-        } else if !self.quiet && self.printed.elapsed() >= PLAIN_INTERVAL {
+        } else if !self.quiet && (self.printed.elapsed() >= PLAIN_INTERVAL || self.has_first_wait())
+        {
             self.printed = Instant::now();
             self.print(totals);
         }
+    }
+
+    /// Returns true once, when calls wait for the first time. A person may wonder why nothing happens.
+    fn has_first_wait(&mut self) -> bool {
+        self.waits && std::mem::take(&mut self.is_first_wait)
     }
 
     /// Shows the final state.
@@ -156,7 +175,7 @@ impl RunProgress {
     fn time_left(&self, totals: &RunTotals) -> Option<Duration> {
         let done = totals.done() - self.done_before?;
         let left = totals.lines - totals.done();
-        if done == 0 || left == 0 {
+        if done == 0 || left == 0 || self.waits {
             return None;
         }
         #[expect(clippy::cast_precision_loss, reason = "counts of lines")]
@@ -168,17 +187,89 @@ impl RunProgress {
 }
 
 /// Returns the keys and models of an account that calls wait for, each with the reason.
-fn waits(account: &AccountReport) -> impl Iterator<Item = String> {
-    account.conditions().filter_map(|condition| {
-        let why = wait_reason(condition)?;
+fn waits(account: &AccountReport, now: Timestamp) -> impl Iterator<Item = String> {
+    account.conditions().filter_map(move |condition| {
+        let why = wait_reason(condition, now)?;
         Some(format!("{}/{} {why}", account.name, condition.name))
     })
 }
 
-fn wait_reason(condition: &AccessCondition) -> Option<String> {
-    match (&condition.reason, &condition.spent) {
-        (Some(reason), _) => Some(format!("{} ({reason})", condition.state)),
-        (None, Some(spent)) => Some(format!("has spent {}", spent.limit)),
+fn wait_reason(condition: &AccessCondition, now: Timestamp) -> Option<String> {
+    let AccessCondition {
+        state,
+        reason,
+        until,
+        doubted_until,
+        spent,
+        ..
+    } = condition;
+    let left = |at: &Option<Timestamp>| at.and_then(|at| time_until(at, now));
+    match (reason, spent) {
+        (Some(reason), _) => {
+            let next = left(until).map(|left| format!(", next call in {left}"));
+            let asked = left(doubted_until).map(|left| format!("; the provider asks for {left}"));
+            Some(format!(
+                "{state} ({reason}{}{})",
+                next.unwrap_or_default(),
+                asked.unwrap_or_default()
+            ))
+        }
+        (None, Some(spent)) => Some(match time_until(spent.until, now) {
+            Some(left) => format!("has spent {}, back in {left}", spent.limit),
+            None => format!("has spent {}", spent.limit),
+        }),
         (None, None) => None,
+    }
+}
+
+/// Formats the time until `at` in whole seconds, or in whole minutes where it is long; `None` if it has passed.
+fn time_until(at: Timestamp, now: Timestamp) -> Option<String> {
+    let left = Duration::try_from(at.duration_since(now)).ok()?.as_secs() + 1;
+    let left = if left > 3_600 { left / 60 * 60 } else { left };
+    Some(humantime::format_duration(Duration::from_secs(left)).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::messages::SpentReport;
+
+    #[test]
+    fn a_wait_says_until_when() {
+        let now: Timestamp = "2026-11-24T10:00:00Z".parse().expect("a time");
+        let at = |text: &str| Some(text.parse::<Timestamp>().expect("a time"));
+        let cooling = AccessCondition {
+            name: "m".to_owned(),
+            state: "cooling".to_owned(),
+            reason: Some("rate_limited".to_owned()),
+            until: at("2026-11-24T10:00:59.5Z"),
+            doubted_until: at("2026-11-25T09:59:30Z"),
+            spent: None,
+            learned: Vec::new(),
+        };
+        assert_eq!(
+            wait_reason(&cooling, now).as_deref(),
+            Some("cooling (rate_limited, next call in 1m; the provider asks for 23h 59m)")
+        );
+        let disabled = AccessCondition {
+            until: None,
+            doubted_until: None,
+            ..cooling.clone()
+        };
+        let said = wait_reason(&disabled, now);
+        assert_eq!(said.as_deref(), Some("cooling (rate_limited)"));
+        let spent = AccessCondition {
+            reason: None,
+            spent: Some(SpentReport {
+                limit: "10 requests a day".to_owned(),
+                until: "2026-11-24T10:00:04Z".parse().expect("a time"),
+            }),
+            ..disabled
+        };
+        let said = wait_reason(&spent, now);
+        assert_eq!(
+            said.as_deref(),
+            Some("has spent 10 requests a day, back in 5s")
+        );
     }
 }

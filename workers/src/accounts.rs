@@ -15,6 +15,7 @@ mod wake;
 
 // Whether a key and a model may be called at all.
 mod circuit;
+mod denied;
 mod requested_wait;
 mod state;
 
@@ -41,9 +42,9 @@ use tokio::time::Instant;
 
 pub use crate::accounts::team_limits::{TeamLimits, TeamShare};
 pub(crate) use circuit::{CallOrigin, CircuitBreakers};
+pub use denied::Denied;
 use ledger::{AccountLedger, ModelLedger, choose_key};
 pub use limit::{Algorithm, Amount, Limit};
-use meter::MeterWait;
 pub(crate) use outage::{EarlierFailures, FailureCause};
 pub use permit::{Permit, SendMarker};
 use requested_wait::RequestedWait;
@@ -136,39 +137,6 @@ pub struct Account {
     wake: Arc<Wake>,
     circuits: Arc<CircuitBreakers>,
     clock: Arc<dyn Clock>,
-}
-
-/// The reason for which no call may be made now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denied {
-    /// The call may be made at this time, if no other call takes the room first.
-    Until(Instant),
-    /// The call may be made after something is released: a call is sent or ends, or spending is written down.
-    UntilRelease,
-    /// The call can never be made: it alone is larger than a limit.
-    TooLarge,
-    /// The account may not use the model: the provider said so a short while ago.
-    NotAllowed,
-    /// The call may not be made until an operator acts. `None` if an operator disabled the account.
-    Disabled(Option<Class>),
-}
-
-impl From<MeterWait> for Denied {
-    fn from(wait: MeterWait) -> Self {
-        match wait {
-            MeterWait::Until(at) => Denied::Until(at),
-            MeterWait::UntilRelease => Denied::UntilRelease,
-            MeterWait::TooLarge => Denied::TooLarge,
-        }
-    }
-}
-
-impl Denied {
-    /// Returns true if a job waits for the end of the denial. A call that is too large waits in vain, and one to a model that
-    /// is not allowed may do so.
-    pub(crate) fn is_temporary(self) -> bool {
-        !matches!(self, Denied::TooLarge | Denied::NotAllowed)
-    }
 }
 
 /// The totals of an account since it was built.

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use forebay_schemas::{Class, Lane};
+use forebay_schemas::Lane;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -55,7 +55,6 @@ use crate::job::admitted_job::AdmittedJob;
 use crate::job::inbox::{DispatchEvent, Inbox};
 use crate::job::share::{CoalesceKey, CoalesceRequest, LeaderOutcome};
 use crate::outcome::end::JobResult;
-use crate::pools::PoolTarget;
 use crate::queue::Queue;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
@@ -355,37 +354,6 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         if let Some(next) = self.merger.promote_next(head) {
             self.enqueue(next);
         }
-    }
-
-    /// Returns an account that may not use its model for the job, with the model.
-    fn refusing_account(&self, admitted: &AdmittedJob) -> Option<(String, String)> {
-        let now = Instant::now();
-        admitted.candidates.left().iter().find_map(|candidate| {
-            let PoolTarget { account, model, .. } = self.state.target(candidate.target);
-            let refuses = account.refuses_model(model, now);
-            refuses.then(|| (account.name().to_owned(), model.clone()))
-        })
-    }
-
-    fn finish_without_target(&mut self, mut admitted: AdmittedJob) {
-        self.promote_next_head(&mut admitted);
-        let end = match (admitted.last_error.take(), self.refusing_account(&admitted)) {
-            (Some(error), _) => JobResult::failed(&error.code, error.message, error.class),
-            (None, Some((account, model))) => {
-                let class = Class::ModelNotAllowed;
-                let message = format!(
-                    "account `{account}` may not use the model `{model}`, or it has none of this name; once that is put \
-                     right: forebay accounts enable {account}"
-                );
-                JobResult::failed(class.as_str(), message, class)
-            }
-            (None, None) => {
-                let message =
-                    "no account of the pool can ever serve this: it is larger than their limits";
-                JobResult::failed("no_target", message.to_owned(), Class::ExceedsLimit)
-            }
-        };
-        self.finish(admitted, end);
     }
 }
 

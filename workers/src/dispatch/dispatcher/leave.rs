@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_schemas::Class;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -14,6 +15,7 @@ use crate::complete::release::give_back;
 use crate::job::admitted_job::AdmittedJob;
 use crate::job::in_flight::DuplicateDeliveries;
 use crate::outcome::end::JobResult;
+use crate::pools::PoolTarget;
 use crate::queue::Queue;
 use crate::upstream::Upstream;
 
@@ -42,6 +44,38 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         let (state, span) = (Arc::clone(&self.state), admitted.span.clone());
         let finished = async move { complete::finish(&state, admitted, end).await };
         self.tasks.spawn(finished.instrument(span));
+    }
+
+    /// Returns an account that may not use its model for the job, with the model.
+    fn refusing_account(&self, admitted: &AdmittedJob) -> Option<(String, String)> {
+        let now = Instant::now();
+        admitted.candidates.left().iter().find_map(|candidate| {
+            let PoolTarget { account, model, .. } = self.state.target(candidate.target);
+            let refuses = account.refuses_model(model, now);
+            refuses.then(|| (account.name().to_owned(), model.clone()))
+        })
+    }
+
+    /// Ends a job that no target can serve.
+    pub(super) fn finish_without_target(&mut self, mut admitted: AdmittedJob) {
+        self.promote_next_head(&mut admitted);
+        let end = match (admitted.last_error.take(), self.refusing_account(&admitted)) {
+            (Some(error), _) => JobResult::failed(&error.code, error.message, error.class),
+            (None, Some((account, model))) => {
+                let class = Class::ModelNotAllowed;
+                let message = format!(
+                    "account `{account}` may not use the model `{model}`, or it has none of this name; once that is put \
+                     right: forebay accounts enable {account}"
+                );
+                JobResult::failed(class.as_str(), message, class)
+            }
+            (None, None) => {
+                let message =
+                    "no account of the pool can ever serve this: it is larger than their limits";
+                JobResult::failed("no_target", message.to_owned(), Class::ExceedsLimit)
+            }
+        };
+        self.finish(admitted, end);
     }
 
     fn remove_where(&mut self, which: impl Fn(&AdmittedJob) -> bool) -> Vec<AdmittedJob> {
