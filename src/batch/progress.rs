@@ -206,10 +206,10 @@ fn wait_reason(condition: &AccessCondition, now: Timestamp) -> Option<String> {
     let left = |at: &Option<Timestamp>| at.and_then(|at| time_until(at, now));
     match (reason, spent) {
         (Some(reason), _) => {
-            let next = left(until).map(|left| format!(", next call in {left}"));
+            let next = left(until).map(|left| format!(" until the next call, in {left}"));
             let asked = left(doubted_until).map(|left| format!("; the provider asks for {left}"));
             Some(format!(
-                "{state} ({reason}{}{})",
+                "{state} ({reason}){}{}",
                 next.unwrap_or_default(),
                 asked.unwrap_or_default()
             ))
@@ -249,7 +249,9 @@ mod tests {
         };
         assert_eq!(
             wait_reason(&cooling, now).as_deref(),
-            Some("cooling (rate_limited, next call in 1m; the provider asks for 23h 59m)")
+            Some(
+                "cooling (rate_limited) until the next call, in 1m; the provider asks for 23h 59m"
+            )
         );
         let disabled = AccessCondition {
             until: None,
