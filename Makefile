@@ -8,7 +8,7 @@ TEST_SECONDS := $(abspath $(or $(CARGO_TARGET_DIR),target))/test-seconds
 FUZZ_TARGETS := job answer batch config subjects
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test build bench bench-pacing bench-backlog bench-large bench-mixed bench-merging bench-caching bench-forecast chaos fuzz cluster interop sdk sdk-types embeddings dialects contract
+.PHONY: demo test build bench bench-pacing bench-lies bench-backlog bench-large bench-mixed bench-merging bench-caching bench-forecast chaos fuzz cluster interop sdk sdk-types embeddings dialects contract
 
 ## demo: watch Forebay run 300 jobs over two simulated accounts
 demo: nats-server
@@ -39,6 +39,10 @@ bench: nats-server build
 bench-pacing: nats-server build
 	benches/pacing.py
 	benches/fairness.py
+
+## bench-lies: refusals and the share of the true rate where the provider lies or changes; SECONDS=, AT_ONCE= and CASE= choose
+bench-lies: nats-server build
+	benches/lies.py
 
 ## bench-backlog: a million stored results and a million waiting jobs; start-up and memory
 bench-backlog: nats-server build

@@ -185,6 +185,8 @@ pub struct CallConfig {
     pub timeout: Duration,
     /// The time to establish the connection.
     pub connect_timeout: Duration,
+    /// The time that calls under way have when the process is asked to stop.
+    pub grace: Duration,
     /// Maximum size in bytes of a job that is fetched from the object store.
     pub max_request: usize,
     /// Maximum size in bytes of a response.

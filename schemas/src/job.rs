@@ -367,7 +367,7 @@ mod tests {
             (r#""text""#, "not a job: expected one JSON object"),
             (
                 r#"{"id":1,"body":{}}"#,
-                "field `id`: invalid type: integer `1`, expected a string",
+                "field `id`: invalid type: integer, expected a string",
             ),
             (r#"{"body":[]}"#, "field `body`: expected a JSON object"),
             (r#"{"custom_id":"a"}"#, "body"),

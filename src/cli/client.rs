@@ -15,7 +15,6 @@ use crate::cluster::worker_lease::WorkerLease;
 use crate::config::Config;
 use crate::nats::connection::{Connection, Error};
 use crate::process::data_dir::{DataDir, DataHold, TakenBy, display_path};
-use crate::process::shutdown;
 
 /// The interval of checks that the worker still runs.
 const WORKER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -125,7 +124,7 @@ pub(super) async fn with_worker<T>(
                         "another worker has taken over; run the same command again to go on"
                     ))),
                 };
-                app.stop(shutdown::GRACE).await;
+                app.stop(config.call.grace).await;
                 return result;
             }
             RunningWorker::Elsewhere(connection) => connection,

@@ -39,7 +39,8 @@ const ACCOUNTS: [&str; 2] = [
 pub(super) struct Args {}
 
 pub(super) async fn demo(global: &GlobalOptions, _: Args) -> Result<u8, Error> {
-    let stop = shutdown::on_signal(Hangup::Ends).map_err(|error| Error::Usage(error.into()))?;
+    let stop =
+        shutdown::on_signal(Hangup::Ends, None).map_err(|error| Error::Usage(error.into()))?;
     let usage = |error: anyhow::Error| Error::Usage(error);
     let dir = tempfile::tempdir()
         .context("a directory for the demo")

@@ -181,7 +181,8 @@ async fn tail(
     batch: Option<String>,
     all: bool,
 ) -> Result<u8, Error> {
-    let stop = shutdown::on_signal(Hangup::Ends).map_err(|error| Error::Usage(error.into()))?;
+    let stop =
+        shutdown::on_signal(Hangup::Ends, None).map_err(|error| Error::Usage(error.into()))?;
     let mut connection = connect(config).await?;
     let filter = match team {
         Some(team) => connection.names.completions_of(&team, batch.as_deref()),

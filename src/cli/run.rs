@@ -100,7 +100,8 @@ pub(super) async fn run(global: &GlobalOptions, args: Args) -> Result<u8, Error>
             return Ok(dry::dry_run(global, &config, workers, &batch));
         }
     };
-    let stop = shutdown::on_signal(Hangup::Ends).map_err(|error| Error::Usage(error.into()))?;
+    let stop = shutdown::on_signal(Hangup::Ends, Some(config.call.grace));
+    let stop = stop.map_err(|error| Error::Usage(error.into()))?;
     let files = OutputFiles::new(output, args.errors.clone());
     let prepare = || {
         let input = (&*args.input, text.clone());

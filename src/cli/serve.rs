@@ -33,7 +33,8 @@ pub(super) async fn serve(global: &GlobalOptions, args: Args) -> Result<u8, Erro
         true => Hangup::Ends,
         false => Hangup::Notifies(Arc::clone(&reloads)),
     };
-    let stop = shutdown::on_signal(hangup).map_err(|error| Error::Usage(error.into()))?;
+    let stop = shutdown::on_signal(hangup, Some(config.call.grace));
+    let stop = stop.map_err(|error| Error::Usage(error.into()))?;
     let when_held = if args.standby {
         WhenHeld::StandBy
     } else {
@@ -65,7 +66,7 @@ pub(super) async fn serve(global: &GlobalOptions, args: Args) -> Result<u8, Erro
             () = reloads.notified() => app.read_keys_again(&config),
         }
     };
-    app.stop(shutdown::GRACE).await;
+    app.stop(config.call.grace).await;
     if lease_lost {
         Err(Error::Unreachable(anyhow!("another worker has taken over")))
     } else {

@@ -94,7 +94,8 @@ pub(super) async fn simulate(global: &GlobalOptions, args: Args) -> Result<u8, E
             .parse()
             .map_err(|problem: String| Error::Usage(anyhow!("--faults: {problem}")))?,
     };
-    let stop = shutdown::on_signal(Hangup::Ends).map_err(|error| Error::Usage(error.into()))?;
+    let stop =
+        shutdown::on_signal(Hangup::Ends, None).map_err(|error| Error::Usage(error.into()))?;
     let listener = TcpListener::bind(&args.listen)
         .await
         .map_err(|error| Error::Usage(anyhow!("--listen {}: {error}", args.listen)))?;

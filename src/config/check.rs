@@ -253,6 +253,7 @@ impl ConfigChecker<'_> {
             attempts,
             timeout: self.duration("call.timeout", raw.timeout, 10 * MINUTE),
             connect_timeout: self.duration("call.connect_timeout", raw.connect_timeout, MINUTE / 6),
+            grace: self.duration("call.grace", raw.grace, MINUTE),
             max_request: usize::try_from(max_request).unwrap_or(usize::MAX),
             max_answer: usize::try_from(max_answer).unwrap_or(usize::MAX),
             patience: self.patience("call.patience", raw.patience, Patience::default()),

@@ -69,6 +69,7 @@ pub(super) struct RawCall {
     pub(super) connect_timeout: Option<String>,
     pub(super) max_request: Option<ByteSize>,
     pub(super) max_answer: Option<ByteSize>,
+    pub(super) grace: Option<String>,
     #[serde(default)]
     pub(super) patience: RawPatience,
 }

@@ -8,8 +8,6 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// The time that jobs in flight have after the first signal.
-pub const GRACE: Duration = Duration::from_secs(30);
 /// The exit code of a process that was interrupted and can be resumed.
 pub const INTERRUPTED: u8 = 130;
 
@@ -23,11 +21,12 @@ pub enum Hangup {
 }
 
 /// Returns a token that is cancelled by the first SIGINT, SIGTERM or SIGQUIT, and by SIGHUP if that ends the process. The
-/// second signal ends the process at once.
+/// second signal ends the process at once. A person reads how long calls under way have, which is
+/// `grace` where there may be any.
 ///
 /// # Errors
 /// Returns an error when signals cannot be received.
-pub fn on_signal(hangup: Hangup) -> std::io::Result<CancellationToken> {
+pub fn on_signal(hangup: Hangup, grace: Option<Duration>) -> std::io::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut quit = signal(SignalKind::quit())?;
@@ -49,7 +48,11 @@ pub fn on_signal(hangup: Hangup) -> std::io::Result<CancellationToken> {
             }
         };
         next().await;
-        info!("stopping: jobs in flight have {GRACE:?}; a second signal ends at once");
+        let grace = grace.map(humantime::format_duration);
+        let grace = grace.map_or_else(String::new, |grace| {
+            format!(": calls under way have {grace} to end ([call] grace)")
+        });
+        info!("stopping{grace}; a second signal ends at once");
         first.cancel();
         next().await;
         warn!("ended by a second signal; what was in flight will be delivered again");
