@@ -38,7 +38,7 @@ impl PoolWatch {
             let accounts: Vec<_> = accounts.filter(is_of_pool).collect();
             if are_all(&accounts, AccountReport::is_shut) {
                 return Err(Error::Unreachable(anyhow!(
-                    "no account serves pool `{pool}` any more ({}); mend that and run the same command again to go on",
+                    "no account serves pool `{pool}` any more ({}); correct that and run the same command again to go on",
                     reasons(&accounts)
                 )));
             }
@@ -67,7 +67,7 @@ impl PoolWatch {
             return Ok(());
         }
         Err(Error::Unreachable(anyhow!(
-            "no account of pool `{pool}` can be reached ({}); mend that and run the same command again to go on",
+            "no account of pool `{pool}` can be reached ({}); correct that and run the same command again to go on",
             reasons(accounts)
         )))
     }

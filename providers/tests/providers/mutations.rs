@@ -1,8 +1,6 @@
 //! Every fixture with one thing in it replaced by another: whatever comes, it is said, refused by the name of a
 //! field, or read as something; and nothing panics.
 
-use std::collections::BTreeSet;
-
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -75,14 +73,7 @@ fn each_mutation(value: &Value, others: &[Value], mut act: impl FnMut(&str, &Val
 #[test]
 fn a_chat_with_a_mistake_is_said_or_refused_by_name() {
     let chats: Vec<Body> = files::jsonl("chats.jsonl");
-    let mut dialects = BTreeSet::new();
-    let targets = targets::targets()
-        .into_iter()
-        .map(|target| (target.endpoint(), target));
-    // One of each dialect: the others differ in no more than the table.
-    let targets: Vec<_> = targets
-        .filter(|(endpoint, _)| dialects.insert(endpoint.provider.dialect))
-        .collect();
+    let targets = targets::one_of_each_dialect();
     let others = others();
     let mut refusals = 0;
     for chat in &chats {

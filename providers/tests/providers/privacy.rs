@@ -1,7 +1,5 @@
 //! Every fixture with one value in it replaced by private ones: no refusal repeats any of them.
 
-use std::collections::BTreeSet;
-
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -34,13 +32,7 @@ fn private_values() -> [Value; 8] {
 
 #[test]
 fn no_refusal_repeats_a_value_of_the_request() {
-    let mut dialects = BTreeSet::new();
-    let targets = targets::targets()
-        .into_iter()
-        .map(|target| (target.endpoint(), target));
-    let targets: Vec<_> = targets
-        .filter(|(endpoint, _)| dialects.insert(endpoint.provider.dialect))
-        .collect();
+    let targets = targets::one_of_each_dialect();
     let chats: Vec<Fixture> = files::jsonl("chats.jsonl");
     let kinds: Vec<Fixture> = files::jsonl("kinds.jsonl");
     let values = private_values();

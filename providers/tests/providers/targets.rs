@@ -1,5 +1,7 @@
 //! Where requests of fixtures go.
 
+use std::collections::BTreeSet;
+
 use forebay_providers::registry::{self, Provider};
 use forebay_providers::{Endpoint, WorkKind};
 use forebay_schemas::Job;
@@ -48,6 +50,15 @@ impl Target {
 /// The targets that have goldens.
 pub(crate) fn targets() -> Vec<Target> {
     files::json("targets.json")
+}
+
+/// A target of each dialect: the others differ in no more than the table.
+pub(crate) fn one_of_each_dialect() -> Vec<(Endpoint, Target)> {
+    let mut dialects = BTreeSet::new();
+    let all = targets().into_iter();
+    all.map(|target| (target.endpoint(), target))
+        .filter(|(endpoint, _)| dialects.insert(endpoint.provider.dialect))
+        .collect()
 }
 
 pub(crate) fn endpoint(provider: &str) -> Endpoint {
