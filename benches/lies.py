@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import json
+import math
 import os
 import platform
 import sys
@@ -73,7 +74,9 @@ class Limit:
             return max(0.0, (1 - self.level) * self.period / self.calls)
         if self.counting == "fixed":
             return self.period - (now + self.offset) % self.period
-        return max(0.0, self.taken[0] + self.period - now) if self.taken else 0.0
+        # After the limit was lowered, more than one call has to leave the period.
+        leaving = max(0, math.floor(len(self.taken) - self.calls))
+        return max(0.0, self.taken[leaving] + self.period - now) if self.taken else 0.0
 
 
 Headers = Callable[["Provider", float], dict[str, str]]
@@ -96,7 +99,7 @@ class Case:
     headers: Headers = silent
     retry_after: str | None = "seconds"
     changes: dict[float, float] = field(default_factory=dict)
-    # Calls of another client: so many at once, every so many seconds.
+    # Calls of another client: so many at once, every so many seconds. It tries again until they are accepted.
     other_client: tuple[int, float] | None = None
 
     def counted_from(self) -> float:
@@ -163,7 +166,7 @@ class Provider:
     async def change(self) -> None:
         """Changes the limits, and makes the calls of the other client."""
         changes = sorted(self.case.changes.items())
-        next_burst = 0.0
+        next_burst, wanted = 0.0, 0
         while True:
             await asyncio.sleep(0.02)
             elapsed = time.monotonic() - self.started
@@ -174,8 +177,11 @@ class Provider:
                 self.rates.append((elapsed, self.rate()))
             if self.case.other_client and elapsed >= next_burst:
                 burst, every = self.case.other_client
-                self.of_others += [elapsed] * sum(self.admit(time.monotonic()) for _ in range(burst))
+                wanted += burst
                 next_burst += every
+            while wanted and self.admit(time.monotonic()):
+                self.of_others.append(elapsed)
+                wanted -= 1
 
     def possible(self, since: float, until: float) -> float:
         """Returns the calls that the limits allow Forebay in a time."""
@@ -245,6 +251,7 @@ def absent_after(seconds: float) -> Headers:
 
 def cases() -> list[Case]:
     ten = '{ requests = 10, per = "1s" }'
+    ten_seconds = '{ requests = 100, per = "10s" }'
     minute = '{ requests = 600, per = "1m" }'
     sliding = lambda calls, period: lambda: [Limit(calls, period)]  # noqa: E731
     bucket = lambda calls, period: lambda: [Limit(calls, period, "bucket")]  # noqa: E731
@@ -256,9 +263,9 @@ def cases() -> list[Case]:
         Case("headers too low by a third", bucket(600, 60), 3, 0.95, headers=scaled_headers(0.67)),
         Case("headers stale by ten seconds", bucket(600, 60), 3, 0.95, headers=stale_headers()),
         Case("headers absent after 20 s", bucket(600, 60), 3, 0.95, headers=absent_after(20)),
-        Case("halved and doubled, a minute's limit", sliding(100, 10), 3, 0.9, '{ requests = 100, per = "10s" }', changes={40: 0.5, 90: 2}),
+        Case("halved and doubled, a minute's limit", sliding(100, 10), 3, 0.9, ten_seconds, changes={40: 0.5, 90: 2}),
         Case("halved and doubled, a second's limit", sliding(20, 1), 3, 0.9, '{ requests = 20, per = "1s" }', changes={40: 0.5, 90: 2}),
-        Case("another client takes 30 % in bursts of a second", sliding(10, 1), 10, 0.85, ten, other_client=(3, 1)),
+        Case("another client takes 30 % in bursts", sliding(100, 10), 10, 0.85, ten_seconds, other_client=(15, 5)),
         Case("refused calls count", lambda: [Limit(8, 1, counts_refused=True)], 5, 0.9, ten),
         Case("a minute's limit by the second", sliding(10, 1), 5, 0.9, minute),
         Case("a minute's limit by ten seconds", lambda: [Limit(100, 10, "fixed")], 5, 0.9, minute),

@@ -19,8 +19,10 @@ const MAX_LIMIT: u64 = 600_000;
 const DOUBLING_TIME: Duration = Duration::from_secs(5);
 /// Time for which a found rate is kept before more is tried.
 const GROWTH_PAUSE: Duration = Duration::from_secs(10);
-/// The same after more was tried and refused.
+/// The same after more was tried and refused. Each further refusal of more makes it longer.
 const LONG_GROWTH_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_GROWTH_PAUSE: Duration = Duration::from_secs(300);
+const GROWTH_PAUSE_TIMES: f64 = 1.5;
 /// Largest number of calls that must be accepted in [`LONG_GROWTH_PAUSE`] before more is tried.
 const LONG_GROWTH_PAUSE_CALLS: u64 = 200;
 /// Growth of a limit above which nothing was refused, as a part of it.
@@ -29,6 +31,8 @@ const GROWTH: f64 = 0.25;
 const MIN_GROWTH: f64 = 0.02;
 /// The part that is left of a limit at most after a refusal.
 const REFUSED_PART: f64 = 0.98;
+/// The part of the limit before an increase that is left once the increase was refused.
+const SURVIVED_PART: f64 = 0.99;
 /// The part that is left of a limit which was refused after it had held for [`GROWTH_PAUSE`].
 const PROVEN_REFUSED_PART: f64 = 0.9;
 /// Time after a refused increase in which refusals teach nothing, because the provider still counts the excess.
@@ -64,6 +68,8 @@ pub(super) struct LimitSearch {
     survived: u64,
     /// The limit that was tried last and refused.
     ceiling: Option<u64>,
+    /// The pause before more than a found limit is tried.
+    pause: Duration,
     /// The number of further refusals that teach nothing.
     settling: u8,
     /// The time at which `limit` was set.
@@ -83,6 +89,7 @@ impl LimitSearch {
             limit: FIRST_LIMIT,
             survived: 0,
             ceiling: None,
+            pause: GROWTH_PAUSE,
             settling: 0,
             since: now,
             was_full: false,
@@ -136,7 +143,7 @@ impl LimitSearch {
             SearchPhase::Doubtful { .. } => return false,
             SearchPhase::Found { window: true } => (PERIOD, 1),
             SearchPhase::Found { .. } if self.ceiling.is_some() => (
-                LONG_GROWTH_PAUSE,
+                self.pause,
                 LONG_GROWTH_PAUSE_CALLS.min(self.limit / 4).max(1),
             ),
             SearchPhase::Found { .. } => (GROWTH_PAUSE, 1),
@@ -255,7 +262,9 @@ impl LimitSearch {
         }
         if self.limit > self.survived && self.survived > 0 {
             self.ceiling = Some(self.limit);
-            self.set(times(self.survived, REFUSED_PART), now);
+            let longer = self.pause.mul_f64(GROWTH_PAUSE_TIMES);
+            self.pause = longer.clamp(LONG_GROWTH_PAUSE, LONGEST_GROWTH_PAUSE);
+            self.set(times(self.survived, SURVIVED_PART), now);
             self.settling = SETTLING_REFUSALS;
         } else {
             let proven = now >= self.since + GROWTH_PAUSE;
@@ -273,6 +282,9 @@ impl LimitSearch {
         // Far below a limit that was refused once, that refusal shows nothing about the limits just above.
         let limit = self.limit;
         self.ceiling = self.ceiling.filter(|ceiling| limit > ceiling / 2);
+        if self.ceiling.is_none() {
+            self.pause = GROWTH_PAUSE;
+        }
     }
 
     /// Returns the calls per minute that were accepted at this rate; `None` if they are too few to measure it. A
