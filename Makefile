@@ -38,6 +38,7 @@ bench: nats-server build
 ## bench-pacing: limits and algorithms case by case; SCALE= and CASE= choose
 bench-pacing: nats-server build
 	benches/pacing.py
+	benches/tokens.py
 	benches/fairness.py
 
 ## bench-lies: refusals and the share of the true rate where the provider lies or changes; SECONDS=, AT_ONCE= and CASE= choose

@@ -44,11 +44,27 @@ pub(super) fn cost(
     together: CountedTogether,
     always_sets_maximum: bool,
 ) -> CallCost {
+    let together = counted_together(job, together, always_sets_maximum);
     CallCost {
         requests: 1,
         input_tokens: prompt_tokens(job, model) as u64,
         output_tokens: answer_tokens(job, always_sets_maximum),
         together,
+    }
+}
+
+/// Returns the rule by which a provider whose rule is `together` counts a job.
+pub(super) fn counted_together(
+    job: &Job,
+    together: CountedTogether,
+    always_sets_maximum: bool,
+) -> CountedTogether {
+    match together {
+        // Where no maximum is stated, there is none that could be larger than the prompt.
+        CountedTogether::Larger if !always_sets_maximum && !states_maximum(job) => {
+            CountedTogether::Input
+        }
+        together => together,
     }
 }
 

@@ -9,9 +9,11 @@ use jiff::Timestamp;
 
 use crate::cost::{CallCost, CountedTogether};
 use crate::decoded::RateLimitHeaders;
-use crate::message::Request;
+use crate::error::ErrorBody;
+use crate::message::{Reply, Request};
 use crate::registry::{KeyPlacement, Provider, TokenRules};
 use crate::secret::Secret;
+use crate::stated_use::StatedUse;
 use crate::{admission, sigv4};
 
 /// The destination of an account's calls: a provider at an address.
@@ -139,12 +141,15 @@ impl Endpoint {
         admission::states_maximum(job)
     }
 
-    /// Returns the cost of a call elsewhere, as this provider counts it.
-    pub fn counted(&self, cost: CallCost) -> CallCost {
-        CallCost {
-            together: self.provider.tokens.together,
-            ..cost
-        }
+    /// Returns the cost of a job elsewhere, as this provider counts it.
+    pub fn counted(&self, job: &Job, cost: CallCost) -> CallCost {
+        let TokenRules {
+            together,
+            always_sets_maximum,
+            ..
+        } = self.provider.tokens;
+        let together = admission::counted_together(job, together, always_sets_maximum);
+        CallCost { together, ..cost }
     }
 
     /// Returns the cost of a completed call from its usage.
@@ -172,6 +177,13 @@ impl Endpoint {
     /// Returns true if the provider gives back what was reserved and not used.
     pub fn settles(&self) -> bool {
         self.provider.tokens.settles
+    }
+
+    /// Reads the figures of the limit that refused a call; `None` if the reply states none.
+    pub fn stated_use(&self, reply: &Reply) -> Option<StatedUse> {
+        let is_refusal = reply.status == 429 || reply.status == 413;
+        let error = is_refusal.then(|| ErrorBody::read(reply))?;
+        StatedUse::in_message(error.message.as_deref()?)
     }
 
     /// Reads the state of limits from the headers of a reply.

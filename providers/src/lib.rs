@@ -70,6 +70,7 @@ mod error;
 mod limits;
 mod listing;
 pub mod retry_after;
+mod stated_use;
 
 mod key_forms;
 mod redact;
@@ -88,4 +89,5 @@ pub use listing::models;
 pub use message::{Reply, Request};
 pub use redact::{Redaction, redact_answer};
 pub use secret::Secret;
+pub use stated_use::StatedUse;
 pub use unsupported::{Unsupported, UnsupportedKind};

@@ -21,6 +21,7 @@ mod state;
 
 // What is learned from answers: limits, and how far estimates of tokens are off.
 mod learn;
+mod learned_counting;
 mod outage;
 mod refused_jobs;
 mod token_correction;
@@ -222,24 +223,24 @@ impl Account {
         let ledger = &mut *ledger;
         ledger.ensure_model(model, self, now);
         let AccountLedger { models, meters, .. } = ledger;
-        let Some(ModelLedger {
+        let Some(model_ledger) = models.get_mut(model) else {
+            return Err(Denied::Disabled(None));
+        };
+        model_ledger.grow(meters, now);
+        let ModelLedger {
             state,
             circuit,
             factor,
+            counting,
             meters: used,
             learned,
+            lowered,
             ..
-        }) = models.get_mut(model)
-        else {
-            return Err(Denied::Disabled(None));
-        };
-        if let Some(learned) = learned {
-            learned.grow(meters, now);
-        }
-        let cost = CallCost {
+        } = model_ledger;
+        let cost = counting.apply(CallCost {
             input_tokens: factor.apply(cost.input_tokens),
             ..cost
-        };
+        });
         let model_gate = state.gate(now).pass()?;
         let circuit_gate = circuit.gate(now).pass()?;
         let (key, key_gate) = choose_key(&ledger.keys, ledger.next_key, now)?;
@@ -253,6 +254,7 @@ impl Account {
                 .as_mut()
                 .is_some_and(|learned| learned.may_pass_as_probe(*meter, wait, now, probing));
             if !passes_as_probe {
+                lowered.note_wait(*meter);
                 return Err(wait.into());
             }
             passed_over = Some(*meter);
@@ -271,6 +273,7 @@ impl Account {
             "a permit takes from all meters"
         );
         state.begin();
+        lowered.began(call, now);
         ledger.keys[key].begin();
         if model_gate == CallGate::Probe {
             state.probe(call, now);
@@ -289,7 +292,7 @@ impl Account {
             model.to_owned(),
             key,
             passage,
-            now,
+            (now, cost),
         ))
     }
 

@@ -19,19 +19,38 @@
 //! - Refusals in the 15 s after a step back change nothing at first: the provider's window still contains the excess.
 //! - A limit that was found outlives the process.
 
+mod header_limit;
+mod lowered;
 mod period;
+mod rate;
+mod recent_calls;
 mod search;
+
+pub(super) use lowered::LoweredLimit;
+pub(super) use rate::BelievedRate;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::limit::{Algorithm, Amount};
+use super::limit::Amount;
 use super::meter::{Meter, MeterWait};
 use super::saved::FoundLimit;
 use forebay_providers::RateLimitHeaders;
+use header_limit::HeaderLimit;
 use period::Period;
 use search::LimitSearch;
+
+/// A call that a limit refused.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RefusedCall {
+    pub(super) number: u64,
+    pub(super) job: u64,
+    /// The time at which it was permitted.
+    pub(super) granted: Instant,
+    /// The wait that the provider stated.
+    pub(super) hint: Option<Duration>,
+}
 
 /// The learned limits of one model. Their meters are in the account's ledger.
 #[derive(Debug)]
@@ -40,13 +59,6 @@ pub(super) struct LearnedLimits {
     /// The index of the meter of the searched limit.
     searched: usize,
     stated: Vec<HeaderLimit>,
-}
-
-/// A limit that headers state, with the index of its meter.
-#[derive(Debug)]
-struct HeaderLimit {
-    period: Period,
-    meter: usize,
 }
 
 impl LearnedLimits {
@@ -74,7 +86,7 @@ impl LearnedLimits {
     pub(super) fn amounts(&self) -> Vec<Amount> {
         let searched = self.search.amount();
         let searched = (!self.follows_headers()).then_some(searched);
-        let stated = self.periods().map(amount);
+        let stated = self.stated.iter().map(HeaderLimit::amount);
         searched.into_iter().chain(stated).collect()
     }
 
@@ -126,6 +138,8 @@ impl LearnedLimits {
 
     /// Lets the searched limit grow, if it is time.
     pub(super) fn grow(&mut self, meters: &mut [Meter], now: Instant) {
+        let stated = self.stated.iter_mut();
+        stated.for_each(|stated| stated.doubt_old_answers(meters, now));
         if !self.follows_headers() && self.search.grow(now) {
             self.resize(meters, now);
         }
@@ -162,20 +176,20 @@ impl LearnedLimits {
         }
     }
 
-    /// Notes that a limit refused a call that was permitted at `granted`. `hint` is the wait that the provider stated.
-    pub(super) fn refused(
-        &mut self,
-        granted: Instant,
-        hint: Option<Duration>,
-        meters: &mut [Meter],
-        now: Instant,
-    ) {
+    /// Notes that a limit refused a call.
+    pub(super) fn refused(&mut self, call: RefusedCall, meters: &mut [Meter], now: Instant) {
         let taken = meters[self.searched].taken(now);
-        self.search.refused(granted, taken, hint, now);
+        self.search.refused(call.granted, taken, call.hint, now);
         if self.search.is_rate() {
             meters[self.searched].forget();
         }
         self.resize(meters, now);
+    }
+
+    /// Notes that a limit refused a call while headers state the limit.
+    pub(super) fn refused_at_stated(&mut self, meters: &mut [Meter], now: Instant) {
+        let stated = self.stated.iter_mut();
+        stated.for_each(|stated| stated.refused(meters, now));
     }
 
     fn resize(&self, meters: &mut [Meter], now: Instant) {
@@ -193,10 +207,7 @@ impl LearnedLimits {
         now: Instant,
     ) {
         for headers in headers.iter().filter(|headers| headers.limit > 0) {
-            let stated = self.update(headers, meters, now);
-            let used = headers.limit.saturating_sub(headers.remaining);
-            let waits = stated.period.returns(headers, age);
-            meters[stated.meter].used_elsewhere(used, &waits, now);
+            self.update(headers, age, meters, now);
         }
         if self.follows_headers() {
             // While the searched meter does not count, it would miss the end of the calls under way.
@@ -208,39 +219,19 @@ impl LearnedLimits {
     fn update(
         &mut self,
         headers: &RateLimitHeaders,
+        age: Duration,
         meters: &mut Vec<Meter>,
         now: Instant,
-    ) -> &HeaderLimit {
+    ) {
         let dimension = headers.dimension;
-        let known = self
-            .periods()
-            .position(|period| period.dimension() == dimension);
-        if let Some(index) = known {
-            let HeaderLimit { period, meter } = &mut self.stated[index];
-            if period.observe(headers, now) {
-                meters[*meter].resize(amount(period), now);
+        let mut stated = self.stated.iter_mut();
+        match stated.find(|stated| stated.period.dimension() == dimension) {
+            Some(stated) => stated.observe(headers, age, meters, now),
+            None => {
+                let stated = HeaderLimit::new(headers, meters, now);
+                stated.count_others(headers, age, meters, now);
+                self.stated.push(stated);
             }
-            return &self.stated[index];
         }
-        let period = Period::new(headers, now);
-        let meter = meters.len();
-        meters.push(Meter::new(amount(&period), now, None));
-        self.stated.push(HeaderLimit { period, meter });
-        &self.stated[self.stated.len() - 1]
-    }
-}
-
-fn amount(period: &Period) -> Amount {
-    let algorithm = if period.limits_short_calls() {
-        Algorithm::Smooth
-    } else {
-        Algorithm::Counted
-    };
-    Amount::PerPeriod {
-        dimension: period.dimension(),
-        limit: period.limit(),
-        per: period.per(),
-        algorithm,
-        day_in: None,
     }
 }

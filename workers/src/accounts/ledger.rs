@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::circuit::CircuitBreaker;
-use super::learn::LearnedLimits;
+use super::learn::{BelievedRate, LearnedLimits, LoweredLimit, RefusedCall};
 use super::limit::Amount;
 use super::meter::Meter;
 use super::refused_jobs::RefusedJobs;
@@ -17,8 +17,10 @@ use super::saved::{ClockPair, SpentLimits};
 use super::state::{CallGate, ReadyState};
 use super::unexplained_refusals::UnexplainedRefusals;
 use super::{Account, AccountTotals, Denied};
+use crate::accounts::learned_counting::LearnedCounting;
 use crate::accounts::token_correction::TokenCorrection;
-use forebay_providers::RateLimitHeaders;
+use forebay_providers::cost::{CallCost, LimitDimension};
+use forebay_providers::{RateLimitHeaders, StatedUse};
 
 /// How long a refusal that says nothing of it cools; each that follows without an accepted call between
 /// doubles it up to the longest.
@@ -53,10 +55,16 @@ pub(super) struct ModelLedger {
     /// The breaker of this model at the provider. All accounts there share it.
     pub(super) circuit: Arc<CircuitBreaker>,
     pub(super) factor: TokenCorrection,
-    /// The meters that bear on it: first those of what is configured, then those of what was learned.
+    pub(super) counting: LearnedCounting,
+    /// The meters that bear on it: first those of what is configured, then those of what was learned, and then that of the
+    /// limit which refusals have shown.
     pub(super) meters: Vec<usize>,
     pub(super) configured: usize,
     pub(super) learned: Option<LearnedLimits>,
+    /// Counts while refusals show that the others are too high.
+    pub(super) lowered: LoweredLimit,
+    /// The least of the configured limits on calls for a period of up to a minute; `None` if there is none.
+    pub(super) configured_rate: Option<BelievedRate>,
     /// The wait that the provider requests of it.
     pub(super) requested_wait: RequestedWait,
     /// Refusals without a hint since a call was last accepted, and when the last of them came.
@@ -74,6 +82,36 @@ impl ModelLedger {
         match self.state {
             ReadyState::Ready | ReadyState::Ramping { .. } => self.circuit.state(),
             _ => self.state.clone(),
+        }
+    }
+
+    /// Finds the meters that count now.
+    fn choose_meters(&mut self) {
+        self.meters.truncate(self.configured);
+        let learned = self.learned.iter();
+        self.meters.extend(learned.flat_map(LearnedLimits::meters));
+        self.meters.extend(self.lowered.meter());
+    }
+
+    /// Returns the least of the configured and the learned limits on calls for a period of up to a minute.
+    fn believed_rate(&self) -> Option<BelievedRate> {
+        let learned = self.learned.iter().flat_map(LearnedLimits::amounts);
+        let learned = learned.filter_map(|amount| BelievedRate::of(&amount));
+        self.configured_rate
+            .into_iter()
+            .chain(learned)
+            .reduce(BelievedRate::lesser)
+    }
+
+    /// Lets the limits that refusals have shown grow, if it is time.
+    pub(super) fn grow(&mut self, meters: &mut Vec<Meter>, now: Instant) {
+        if let Some(learned) = &mut self.learned {
+            learned.grow(meters, now);
+        }
+        self.counting.relax(now);
+        let believed = self.believed_rate();
+        if self.lowered.grow(believed, meters, now) {
+            self.choose_meters();
         }
     }
 }
@@ -107,6 +145,10 @@ impl AccountLedger {
             used.push(meter);
         }
         let configured = used.len();
+        let rates = account.config.limits.iter();
+        let rates = rates.filter(|limit| limit.covers(model));
+        let rates = rates.filter_map(|limit| BelievedRate::of(&limit.amount));
+        let configured_rate = rates.reduce(BelievedRate::lesser);
         let learned = account
             .learns
             .then(|| LearnedLimits::new(&mut self.meters, now, self.spent_at));
@@ -117,9 +159,12 @@ impl AccountLedger {
                 .circuits
                 .of(&account.config.endpoint.base_url, model),
             factor: TokenCorrection::unknown(),
+            counting: LearnedCounting::new(now),
             meters: used,
             configured,
             learned,
+            lowered: LoweredLimit::default(),
+            configured_rate,
             requested_wait: RequestedWait::default(),
             unhinted_refusals: 0,
             unhinted_refusal_at: None,
@@ -140,32 +185,37 @@ impl AccountLedger {
         if let Some(learned) = &mut model.learned {
             learned.accepted(call, granted, &mut self.meters, now);
         }
+        model.lowered.accepted();
     }
 
-    /// A limit refused a call of `job` to `model` that was permitted at `granted`: its meters had admitted it.
-    pub(super) fn refused(
-        &mut self,
-        model: &str,
-        job: u64,
-        granted: Instant,
-        hint: Option<Duration>,
-        now: Instant,
-    ) {
+    /// A limit refused a call to `model`: its meters had admitted it.
+    pub(super) fn refused(&mut self, model: &str, call: RefusedCall, now: Instant) {
         let Some(model) = self.models.get_mut(model) else {
             return;
         };
-        if !model.refused_jobs.refused(job, now) {
+        if !model.refused_jobs.refused(call.job, now) {
             return;
         }
         match &mut model.learned {
             Some(learned) if !learned.follows_headers() => {
-                learned.refused(granted, hint, &mut self.meters, now);
+                learned.refused(call, &mut self.meters, now);
             }
-            // They trust the way to the server too much.
-            _ => model
-                .meters
-                .iter()
-                .for_each(|meter| self.meters[*meter].refused(granted, now)),
+            learned => {
+                let meters = &mut self.meters;
+                if let Some(learned) = learned {
+                    learned.refused_at_stated(meters, now);
+                }
+                let believed = model.believed_rate();
+                if believed.is_none() {
+                    model.counting.refused(call.granted, now);
+                }
+                if model.lowered.refused(call, believed, meters, now) {
+                    // They trust the way to the server too much.
+                    let used = model.meters.iter();
+                    used.for_each(|meter| meters[*meter].refused(call.granted, now));
+                }
+                model.choose_meters();
+            }
         }
     }
 
@@ -195,25 +245,47 @@ impl AccountLedger {
         age: Duration,
         now: Instant,
     ) {
-        let Some(ModelLedger {
-            meters,
-            configured,
-            learned,
-            ..
-        }) = self.models.get_mut(model)
-        else {
+        let Some(model) = self.models.get_mut(model) else {
             return;
         };
         let asked = now.checked_sub(age).unwrap_or(now);
-        for meter in &meters[..*configured] {
-            headers
-                .iter()
-                .for_each(|headers| self.meters[*meter].observe(headers, asked, now));
+        for meter in &model.meters[..model.configured] {
+            let meter = &mut self.meters[*meter];
+            for headers in headers {
+                meter.observe(headers, asked, now);
+                meter.correct_by(headers, now);
+            }
         }
-        let Some(learned) = learned else { return };
-        learned.observe(headers, age, &mut self.meters, now);
-        meters.truncate(*configured);
-        meters.extend(learned.meters());
+        if let Some(learned) = &mut model.learned {
+            learned.observe(headers, age, &mut self.meters, now);
+            model.choose_meters();
+        }
+    }
+
+    /// Takes in the figures of the limit that refused a call of `cost` to `model`. `states_maximum` is true if the job limits the
+    /// length of its answer.
+    pub(super) fn observe_refusal(
+        &mut self,
+        model: &str,
+        (cost, granted, states_maximum): (CallCost, Instant, bool),
+        stated: &StatedUse,
+        now: Instant,
+    ) {
+        let Some(model) = self.models.get_mut(model) else {
+            return;
+        };
+        if stated.dimension == LimitDimension::Tokens {
+            if states_maximum {
+                model.counting.learn(&cost, stated.requested);
+            }
+            model.counting.refused(granted, now);
+        }
+        let Some(headers) = stated.as_headers() else {
+            return;
+        };
+        for meter in &model.meters[..model.configured] {
+            self.meters[*meter].correct_by(&headers, now);
+        }
     }
 
     /// Calls a second that the least of the learned limits allows.

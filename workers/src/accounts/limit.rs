@@ -144,10 +144,7 @@ impl Limit {
 
     /// Returns the period of this limit; `None` if it is on calls at once.
     pub(super) fn period(&self) -> Option<Duration> {
-        match self.amount {
-            Amount::PerPeriod { per, .. } => Some(per),
-            Amount::Concurrent(_) => None,
-        }
+        self.amount.period()
     }
 
     /// Returns true if this limit counts tokens.
@@ -175,6 +172,14 @@ impl Limit {
 }
 
 impl Amount {
+    /// Returns the period; `None` if it is a number of calls at once.
+    pub(super) fn period(&self) -> Option<Duration> {
+        match self {
+            Amount::PerPeriod { per, .. } => Some(*per),
+            Amount::Concurrent(_) => None,
+        }
+    }
+
     pub(super) fn is_short(&self) -> bool {
         matches!(self, Amount::PerPeriod { per, .. } if *per <= Duration::from_secs(60))
     }

@@ -71,6 +71,8 @@ pub(super) enum MeterWait {
 #[derive(Debug)]
 pub(super) struct Meter {
     amount: Amount,
+    /// The configured limit, and the time until which the provider's lower one counts instead.
+    lowered: Option<(u64, Instant)>,
     strategy: MeterStrategy,
     margin: TimingMargin,
     /// Taken in all; the sum of `open` and `returns`.
@@ -100,6 +102,7 @@ impl Meter {
         let mut meter = Self {
             strategy: MeterStrategy::new(&amount, width, now, spent_at),
             amount,
+            lowered: None,
             margin,
             taken: 0,
             open: HashMap::new(),
@@ -151,6 +154,24 @@ impl Meter {
         }
         self.amount = amount;
         self.respace();
+    }
+
+    /// Counts by `amount` from now on, and nothing of what was taken before. The next call is not due sooner.
+    pub(super) fn replace(&mut self, amount: Amount, now: Instant) {
+        let mut next = Self::new(amount, now, None);
+        if let (MeterStrategy::Paced(pacer), MeterStrategy::Paced(before)) =
+            (&mut next.strategy, &self.strategy)
+        {
+            pacer.wait_until(before.due());
+        }
+        *self = next;
+    }
+
+    /// Lets the next call start no sooner than an interval from now, if calls are spaced.
+    pub(super) fn wait_an_interval(&mut self, now: Instant) {
+        if let MeterStrategy::Paced(pacer) = &mut self.strategy {
+            pacer.wait_an_interval(now);
+        }
     }
 
     /// Counts nothing of what was taken before any more.
@@ -261,6 +282,9 @@ impl Meter {
     }
 
     fn return_until(&mut self, now: Instant) {
+        if self.lowered.is_some_and(|(_, until)| until <= now) {
+            self.restore();
+        }
         while let Some(first) = self.returns.first_entry()
             && first.key().0 <= now
         {
@@ -342,8 +366,8 @@ impl Meter {
         self.check();
     }
 
-    /// Corrects the tokens that a sent call took: up always, down only if `may_lower`.
-    pub(super) fn correct(&mut self, call: u64, actual: &CallCost, may_lower: bool) {
+    /// Corrects the tokens that a sent call took.
+    pub(super) fn correct(&mut self, call: u64, actual: &CallCost) {
         let Amount::PerPeriod { dimension, .. } = self.amount else {
             return;
         };
@@ -355,9 +379,6 @@ impl Meter {
             return;
         };
         let actual = actual.of(dimension);
-        if actual <= *share && !may_lower {
-            return;
-        }
         if let MeterStrategy::Bucket(bucket) = &mut self.strategy {
             bucket.give_back(*share);
             bucket.take(actual);

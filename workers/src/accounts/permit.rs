@@ -7,7 +7,7 @@ use forebay_schemas::Class;
 use tokio::time::Instant;
 
 use super::circuit::{BreakerPermit, CallOrigin};
-use super::learn::LearnedLimits;
+use super::learn::{LearnedLimits, RefusedCall};
 use super::ledger::AccountLedger;
 use super::outage::{EarlierFailures, FailedCall, FailureCause};
 use super::state::ReadyState;
@@ -15,7 +15,7 @@ use super::unexplained_refusals::{RefusalJudgement, UnexplainedRefusal};
 use super::{Account, AccountKey};
 use crate::accounts::team_limits::{TeamLimits, TeamShare};
 use forebay_providers::cost::CallCost;
-use forebay_providers::{Endpoint, ErrorScope, RateLimitHeaders};
+use forebay_providers::{Endpoint, ErrorScope, RateLimitHeaders, StatedUse};
 
 /// The longest cooldown of an overloaded model while one job alone has met the overload.
 const LONGEST_COOLDOWN_BY_ONE_JOB: Duration = Duration::from_secs(1);
@@ -32,6 +32,8 @@ pub struct Permit {
     /// Set until the permit is dropped.
     breaker: Option<BreakerPermit>,
     granted: Instant,
+    /// The cost that was reserved on the account's meters.
+    cost: CallCost,
     /// True if the provider answered: a probe without an answer has shown nothing.
     answered: bool,
     /// Until when a call that was given up on may run on at the provider.
@@ -47,7 +49,7 @@ impl Permit {
         model: String,
         key: usize,
         breaker: BreakerPermit,
-        granted: Instant,
+        (granted, cost): (Instant, CallCost),
     ) -> Self {
         let breaker = Some(breaker);
         Self {
@@ -57,6 +59,7 @@ impl Permit {
             key,
             breaker,
             granted,
+            cost,
             answered: false,
             runs_until: None,
             share: None,
@@ -88,10 +91,10 @@ impl Permit {
             requests: 0,
             ..*cost
         };
-        let account_cost = CallCost {
+        let account_cost = model.counting.apply(CallCost {
             input_tokens: model.factor.apply(cost.input_tokens),
             ..team_cost
-        };
+        });
         let used = &model.meters;
         let account_has_room = used
             .iter()
@@ -153,16 +156,19 @@ impl Permit {
         }
     }
 
-    /// Corrects the tokens that were reserved for the call: up always; down only if the provider gives back what was
-    /// reserved and not used (`provider_settles`).
+    /// Corrects the tokens that were reserved for the call, now that its prompt and answer are known. A provider that does not
+    /// give back what was not used (`provider_settles`) has counted the prompt, and the longest answer that was stated.
     pub fn settle(&mut self, actual: CallCost, provider_settles: bool) {
         if let Some(share) = &self.share {
             share.settle(&actual);
         }
         let mut ledger = self.account.ledger();
-        ledger.each_meter_of(&self.model, |meter| {
-            meter.correct(self.call, &actual, provider_settles)
-        });
+        let counting = ledger.models.get(&self.model).map(|model| &model.counting);
+        let counted = match counting {
+            Some(counting) if !provider_settles => counting.admitted(self.cost, actual),
+            _ => actual,
+        };
+        ledger.each_meter_of(&self.model, |meter| meter.correct(self.call, &counted));
     }
 
     /// Reports to the circuit breaker that the provider works, be it that it refused the call.
@@ -263,6 +269,14 @@ impl Permit {
         ledger.observe(&self.model, headers, age, now);
     }
 
+    /// Takes in the figures of the limit that refused the call. `states_maximum` is true if the job limits the length of its
+    /// answer.
+    pub(crate) fn observe_refusal(&self, stated: &StatedUse, states_maximum: bool, now: Instant) {
+        let mut ledger = self.account.ledger();
+        let call = (self.cost, self.granted, states_maximum);
+        ledger.observe_refusal(&self.model, call, stated, now);
+    }
+
     /// Returns how long a wait that the provider requests is believed before a call probes.
     pub(crate) fn believed_wait(
         &self,
@@ -294,7 +308,13 @@ impl Permit {
         ledger.totals.refusals += 1;
         if reason == Class::RateLimited && scope != ErrorScope::Key {
             let job = self.breaker.as_ref().map_or(self.call, BreakerPermit::job);
-            ledger.refused(&self.model, job, self.granted, wait, now);
+            let refused = RefusedCall {
+                number: self.call,
+                job,
+                granted: self.granted,
+                hint: wait,
+            };
+            ledger.refused(&self.model, refused, now);
         }
         let wait = wait.unwrap_or_else(|| ledger.wait_without_hint(&self.model, self.granted, now));
         if scope == ErrorScope::Key {

@@ -111,12 +111,19 @@ fn snapshot_of(
     let spent = spent.filter_map(|meter| meters[*meter].spent(now, soon));
     let spent = spent.max_by_key(|(_, at)| *at);
     let learned = model.learned.iter();
+    let configured = model.meters[..model.configured].iter();
+    let stated = configured.filter_map(|meter| meters[*meter].lowered());
+    let stated = stated.map(|amount| format!("{amount} stated by the provider"));
+    let lowered = stated.chain(model.lowered.describe());
     ModelSnapshot {
         name: name.to_owned(),
         doubted_until: doubted_until(&model.state, &model.requested_wait),
         state: model.shown(),
         spent,
-        learned: learned.flat_map(LearnedLimits::describe).collect(),
+        learned: learned
+            .flat_map(LearnedLimits::describe)
+            .chain(lowered)
+            .collect(),
     }
 }
 

@@ -132,7 +132,7 @@ impl TeamShare {
     /// Corrects the tokens of the call, up or down: a team is charged what it used.
     pub(super) fn settle(&self, actual: &CallCost) {
         self.limits
-            .each_meter(|meter| meter.correct(self.call, actual, true));
+            .each_meter(|meter| meter.correct(self.call, actual));
     }
 
     /// Notes that the call may run on at the provider until then.

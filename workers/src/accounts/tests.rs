@@ -114,7 +114,7 @@ async fn a_permit_that_was_never_sent_gives_everything_back() {
 async fn meters_are_taken_together_or_not_at_all() {
     let tokens = Amount::PerPeriod {
         dimension: LimitDimension::Tokens,
-        limit: 30,
+        limit: 35,
         per: SECOND,
         algorithm: Algorithm::Counted,
         day_in: None,
@@ -130,10 +130,10 @@ async fn meters_are_taken_together_or_not_at_all() {
         1,
     );
     let now = Instant::now();
-    let mut first = account.reserve("m", ONE, now).expect("20 of 30 tokens");
+    let mut first = account.reserve("m", ONE, now).expect("25 of 35 tokens");
     assert!(
         account.reserve("m", ONE, now).is_err(),
-        "20 more do not fit"
+        "25 more do not fit"
     );
     assert_eq!(
         account.ledger().meters[0].taken(now),
@@ -151,10 +151,10 @@ async fn meters_are_taken_together_or_not_at_all() {
     );
     assert!(
         account.reserve("m", ONE, now).is_ok(),
-        "settled at 10, so 20 fit"
+        "settled at 10, so 25 fit"
     );
     let huge = CallCost {
-        input_tokens: 31,
+        input_tokens: 36,
         output_tokens: 0,
         ..ONE
     };
@@ -407,6 +407,43 @@ async fn headers_replace_the_search_and_count_what_others_use() {
         panic!("somebody else used it up")
     };
     assert_eq!(at, now + 60 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_configured_limit_is_a_ceiling_below_which_refusals_show_the_true_one() {
+    let account = account(vec![per_second(20, Algorithm::Smooth)], 1);
+    let mut now = Instant::now();
+    let mut accepted_at = Vec::new();
+    // The provider allows ten calls in each second.
+    for _ in 0..400 {
+        let mut permit = loop {
+            match account.reserve("m", ONE, now) {
+                Ok(permit) => break permit,
+                Err(Denied::Until(at)) => now = at,
+                Err(denied) => panic!("{denied:?}"),
+            }
+        };
+        permit.send_marker().sent(now);
+        permit.mark_answered();
+        accepted_at.retain(|at| *at + SECOND > now);
+        if accepted_at.len() < 10 {
+            accepted_at.push(now);
+            permit.accepted(now);
+        } else {
+            permit.refused(ErrorScope::Model, Class::RateLimited, Some(SECOND), now);
+        }
+    }
+    let model = account.snapshot(now).models.remove(0);
+    assert!(account.snapshot(now).totals.refusals < 12, "{model:?}");
+    let learned = model.learned.first().expect("a learned limit");
+    let rate = learned
+        .split(' ')
+        .next()
+        .and_then(|rate| rate.parse::<u64>().ok());
+    assert!(
+        rate.is_some_and(|rate| (500..=610).contains(&rate)),
+        "{learned}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

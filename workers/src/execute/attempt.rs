@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use forebay_providers::price::Prices;
-use forebay_providers::{Reply, Unsupported};
+use forebay_providers::{Endpoint, Reply, Unsupported};
 use forebay_schemas::{Attempt, Class, OnAmbiguous};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -190,7 +190,11 @@ fn read_reply<Q, U>(
 ) -> CallOutcome {
     let (job, now) = (call.job(), state.now());
     let endpoint = permit.endpoint();
-    permit.observe(&endpoint.observe(&reply.headers, now), Instant::now());
+    let instant = Instant::now();
+    permit.observe(&endpoint.observe(&reply.headers, now), instant);
+    if let Some(stated) = endpoint.stated_use(reply) {
+        permit.observe_refusal(&stated, Endpoint::states_maximum(job), instant);
+    }
     let decoded = endpoint.decode(job, permit.model(), reply, now);
     let secret = permit.key().secret();
     call.verified(CallOutcome::of_reply(

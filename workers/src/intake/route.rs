@@ -56,7 +56,7 @@ pub(crate) fn route(
     for candidate in &candidates {
         let target = target(candidate);
         let is_supported = checks.check(job, target).is_none();
-        costs.push(is_supported.then(|| target.endpoint().counted(cost)));
+        costs.push(is_supported.then(|| target.endpoint().counted(job, cost)));
     }
     let rejection = match checks.into_unsupported() {
         Some(unsupported) if costs.iter().all(Option::is_none) => {

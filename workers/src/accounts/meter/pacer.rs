@@ -97,6 +97,16 @@ impl CallPacer {
         }
     }
 
+    /// Lets no call start before `due`, or an interval after the present start at the latest.
+    pub(super) fn wait_until(&mut self, due: Instant) {
+        self.due = due.clamp(self.due, self.due + self.interval);
+    }
+
+    /// Lets no call start sooner than an interval from now.
+    pub(super) fn wait_an_interval(&mut self, now: Instant) {
+        self.due = self.due.max(now + self.interval);
+    }
+
     /// Returns a pacer with another spacing. Its next call is due when the next call of this pacer is due.
     pub(super) fn respaced(&self, limit: u64, per: Duration, margin: Duration) -> Self {
         let mut pace = Self::new(limit, per, margin, self.due, None);
