@@ -135,7 +135,7 @@ def prompt(index: int) -> str:
     return f"{kind} {' '.join(text)}"
 
 
-async def run(case: Case) -> tuple[bool, str]:
+async def run(case: Case, prompts: list[str]) -> tuple[bool, str]:
     provider = Provider(case)
     server = await asyncio.start_server(provider.serve, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
@@ -146,8 +146,8 @@ async def run(case: Case) -> tuple[bool, str]:
             '[pool.m]\ntargets = [{ account = "one", model = "m" }]\n'
         )
         with Path(home, "in.jsonl").open("w") as lines:
-            for job in range(round(SECONDS * LIMIT / PERIOD / 800)):
-                body = {"model": "m", "messages": [{"role": "user", "content": prompt(job)}]}
+            for job, text in enumerate(prompts):
+                body = {"model": "m", "messages": [{"role": "user", "content": text}]}
                 if case.max_tokens:
                     body["max_tokens"] = case.max_tokens
                 lines.write(json.dumps({"custom_id": str(job), "body": body}) + "\n")
@@ -191,12 +191,13 @@ async def main() -> int:
     ]
     chosen = [case for case in every if any(part in case.name for part in CHOSEN.split("|"))]
     print(f"{platform.machine()}, {os.cpu_count()} cores; {SECONDS:g} s a case", flush=True)
-    # A machine that is too busy reads calls long after they were sent.
+    # Made before any provider runs: a provider that is kept busy reads calls long after they were sent.
+    prompts = [prompt(job) for job in range(round(SECONDS * LIMIT / PERIOD / 800))]
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def in_turn(case: Case) -> bool:
         async with turns:
-            is_right, line = await run(case)
+            is_right, line = await run(case, prompts)
         print(line, flush=True)
         return is_right
 
