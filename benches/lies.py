@@ -332,15 +332,20 @@ def judge(case: Case, provider: Provider) -> tuple[bool, str]:
 async def main() -> int:
     chosen = [case for case in cases() if any(part in case.name for part in CHOSEN.split("|"))]
     print(f"{platform.machine()}, {os.cpu_count()} cores; {SECONDS:g} s a case, {AT_ONCE} at once", flush=True)
-    turns = asyncio.Semaphore(AT_ONCE)
+    return await run_in_turns(chosen, run, AT_ONCE)
 
-    async def in_turn(case: Case) -> bool:
+
+async def run_in_turns(cases: list, run: Callable, at_once: int) -> int:
+    """Runs cases, so many at once, and prints their lines. Returns the exit code."""
+    turns = asyncio.Semaphore(at_once)
+
+    async def in_turn(case) -> bool:
         async with turns:
             is_right, line = await run(case)
         print(line, flush=True)
         return is_right
 
-    results = await asyncio.gather(*map(in_turn, chosen))
+    results = await asyncio.gather(*map(in_turn, cases))
     print(f"{sum(results)} of {len(results)} cases are right")
     return 0 if all(results) else 1
 

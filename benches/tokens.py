@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lies import respond
+from lies import respond, run_in_turns
 from pacing import most_tokens
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,17 +193,7 @@ async def main() -> int:
     print(f"{platform.machine()}, {os.cpu_count()} cores; {SECONDS:g} s a case", flush=True)
     # Made before any provider runs: a provider that is kept busy reads calls long after they were sent.
     prompts = [prompt(job) for job in range(round(SECONDS * LIMIT / PERIOD / 800))]
-    turns = asyncio.Semaphore(AT_ONCE)
-
-    async def in_turn(case: Case) -> bool:
-        async with turns:
-            is_right, line = await run(case, prompts)
-        print(line, flush=True)
-        return is_right
-
-    results = await asyncio.gather(*map(in_turn, chosen))
-    print(f"{sum(results)} of {len(results)} cases are right")
-    return 0 if all(results) else 1
+    return await run_in_turns(chosen, lambda case: run(case, prompts), AT_ONCE)
 
 
 if __name__ == "__main__":
