@@ -278,7 +278,10 @@ impl AccountLedger {
             if states_maximum {
                 model.counting.learn(&cost, stated.requested);
             }
-            model.counting.refused(granted, now);
+            // A call that is larger than the whole limit shows nothing of what the others count for.
+            if stated.used.is_some() {
+                model.counting.refused(granted, now);
+            }
         }
         let Some(headers) = stated.as_headers() else {
             return;

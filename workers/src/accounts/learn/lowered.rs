@@ -128,10 +128,11 @@ impl LoweredLimit {
         let (Some(search), Some(believed)) = (&mut self.search, believed) else {
             return false;
         };
-        if search.grow(believed, now) {
-            if search.rate() >= believed.rate {
-                self.whole_since = Some(now);
-            }
+        let has_grown = search.grow(believed, now);
+        if search.rate() >= believed.rate {
+            self.whole_since.get_or_insert(now);
+        }
+        if has_grown {
             self.resize(believed.period, meters, now);
         }
         let has_ended = self.whole_since.is_some_and(|at| at + QUIET_TIME <= now);
@@ -171,5 +172,47 @@ fn amount(rate: f64, period: Duration) -> Amount {
         per: Duration::from_secs_f64(calls / rate),
         algorithm: Algorithm::Smooth,
         day_in: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn believed(rate: f64) -> Option<BelievedRate> {
+        let period = SECOND;
+        Some(BelievedRate { rate, period })
+    }
+
+    /// Returns a limit at which two calls of the `believed` ten a second were refused, a second apart.
+    fn refused_twice(meters: &mut Vec<Meter>, start: Instant) -> LoweredLimit {
+        let mut limit = LoweredLimit::default();
+        for number in 0..2 {
+            let granted = start + SECOND * u32::try_from(number).expect("a small number");
+            limit.began(number, granted);
+            let call = RefusedCall {
+                number,
+                job: number,
+                granted,
+                hint: None,
+            };
+            limit.refused(call, believed(10.0), meters, granted);
+        }
+        limit
+    }
+
+    #[test]
+    fn it_ends_where_the_believed_limit_falls_to_it() {
+        let (mut meters, start) = (Vec::new(), Instant::now());
+        let mut limit = refused_twice(&mut meters, start);
+        assert!(limit.meter().is_some(), "{limit:?}");
+        let at = start + 2 * SECOND;
+        assert!(!limit.grow(believed(10.0), &mut meters, at + 2 * QUIET_TIME));
+        assert!(!limit.grow(believed(1.0), &mut meters, at));
+        assert!(!limit.grow(believed(1.0), &mut meters, at + QUIET_TIME / 2));
+        assert!(limit.grow(believed(1.0), &mut meters, at + QUIET_TIME));
+        assert!(limit.meter().is_none() && limit.describe().is_none());
     }
 }
