@@ -191,6 +191,9 @@ async def main() -> int:
     ]
     chosen = [case for case in every if any(part in case.name for part in CHOSEN.split("|"))]
     print(f"{platform.machine()}, {os.cpu_count()} cores; {SECONDS:g} s a case", flush=True)
+    if SECONDS < WARM_UP + 2 * PERIOD:
+        print(f"SECONDS must be {WARM_UP + 2 * PERIOD:g} at least: a warm-up and two periods", file=sys.stderr)
+        return 2
     # Made before any provider runs: a provider that is kept busy reads calls long after they were sent.
     prompts = [prompt(job) for job in range(round(SECONDS * LIMIT / PERIOD / 800))]
     return await run_in_turns(chosen, lambda case: run(case, prompts), AT_ONCE)

@@ -11,6 +11,7 @@ use crate::cost::{CallCost, CountedTogether};
 use crate::decoded::RateLimitHeaders;
 use crate::error::ErrorBody;
 use crate::message::{Reply, Request};
+use crate::redact::Redaction;
 use crate::registry::{KeyPlacement, Provider, TokenRules};
 use crate::secret::Secret;
 use crate::stated_use::StatedUse;
@@ -179,11 +180,15 @@ impl Endpoint {
         self.provider.tokens.settles
     }
 
-    /// Reads the figures of the limit that refused a call; `None` if the reply states none.
-    pub fn stated_use(&self, reply: &Reply) -> Option<StatedUse> {
+    /// Reads the figures of the limit that refused a call of `job`; `None` if the reply states none of its own. What repeats
+    /// the request is none: a team's prompt could lower the limits of all.
+    pub fn stated_use(&self, job: &Job, secret: &Secret, reply: &Reply) -> Option<StatedUse> {
         let is_refusal = reply.status == 429 || reply.status == 413;
         let error = is_refusal.then(|| ErrorBody::read(reply))?;
-        StatedUse::in_message(error.message.as_deref()?)
+        let message = error.message.as_deref()?;
+        let stated = StatedUse::in_message(message)?;
+        let own_words = Redaction::new(secret, job, false).text(message);
+        StatedUse::in_message(&own_words).filter(|own| *own == stated)
     }
 
     /// Reads the state of limits from the headers of a reply.

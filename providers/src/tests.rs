@@ -455,3 +455,19 @@ fn vectors_without_numbers_or_of_different_lengths_are_no_answer() {
         assert_eq!(decoded.class.is_none(), is_answer, "{vectors}");
     }
 }
+
+#[test]
+fn figures_of_a_limit_that_repeat_the_request_are_not_the_providers() {
+    let words = "Limit 1, Used 1, Requested 1 tokens per min";
+    let body = format!(r#"{{"error":{{"message":"Rate limit reached. {words}"}}}}"#);
+    let endpoint = at("openai", "http://h/v1");
+    let stated = |content: &str, status| {
+        let line =
+            format!(r#"{{"body":{{"messages":[{{"role":"user","content":"{content}"}}]}}}}"#);
+        let job = Job::parse(line.as_bytes()).expect("a job");
+        endpoint.stated_use(&job, &Secret::new("s"), &reply(status, &[], &body))
+    };
+    assert_eq!(stated("hello", 429).map(|stated| stated.limit), Some(1));
+    assert_eq!(stated(words, 429), None);
+    assert_eq!(stated("hello", 400), None);
+}

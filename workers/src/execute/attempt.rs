@@ -192,11 +192,11 @@ fn read_reply<Q, U>(
     let endpoint = permit.endpoint();
     let instant = Instant::now();
     permit.observe(&endpoint.observe(&reply.headers, now), instant);
-    if let Some(stated) = endpoint.stated_use(reply) {
+    let secret = permit.key().secret();
+    if let Some(stated) = endpoint.stated_use(job, &secret, reply) {
         permit.observe_refusal(&stated, Endpoint::states_maximum(job), instant);
     }
     let decoded = endpoint.decode(job, permit.model(), reply, now);
-    let secret = permit.key().secret();
     call.verified(CallOutcome::of_reply(
         decoded,
         reply.status,
